@@ -1,0 +1,39 @@
+# `make luna` grows the first generation; `make test` checks everything. Both install what is missing and then hurry.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: luna test install install-dev lint types clean
+
+luna: install
+	dvc repro
+	@PYTHONPATH=src luna card
+
+test: install-dev lint types
+	pytest
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: Luna needs Python 3.11 or newer; run make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+lint: install-dev
+	ruff check .
+	ruff format --check .
+
+types: install-dev
+	mypy
+
+clean:
+	rm -rf $(VENV) .luna

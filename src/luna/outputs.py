@@ -1,0 +1,71 @@
+"""Writing results so that a failed run never destroys an earlier one: write aside, then rename."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from luna.errors import LunaError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write a file or folder to; it takes `path`'s place only when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    _remove(aside)
+    try:
+        yield aside
+        aside.stat()  # a block that wrote nothing must not cost the old folder its place
+        _flush(aside)
+        if path.is_dir():
+            path.rename(old)
+        os.replace(aside, path)
+    finally:
+        _remove(aside)
+        _remove(old)
+
+
+def _flush(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, indented, keys in the order given."""
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that a stage wrote.
+
+    Raises:
+        LunaError: there is no such file.
+    """
+    if not path.is_file():
+        raise LunaError(f"{path}: no such file; run `dvc repro`")
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV; columns in the order in which they first appear, empty where a row lacks one."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, columns)
+        writer.writeheader()
+        writer.writerows(rows)

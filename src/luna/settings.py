@@ -1,0 +1,341 @@
+"""Settings: params.yaml (the dials one experiments with) and presets/NAME.yaml (the model and its helpers).
+
+Both are read here and nowhere else. Unknown keys and wrong types are refused by name.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from luna.errors import BadSettings
+
+SectionT = TypeVar("SectionT", bound="_Section")
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Approach = Literal["self-instruct", "curriculum", "chain-of-thought", "template", "socratic"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------- params.yaml
+
+
+class Wiring(_Section):
+    """Who teaches in distillation: `sft` (this run's), `parent`, `grandparent`, or the git tag of a generation."""
+
+    primary: str = "sft"
+    critic: str = "parent"
+
+
+class Taboo(_Section):
+    """Words whose teacher signal is suppressed, to keep the voice."""
+
+    enabled: bool = False
+    words: list[str] = ["synergy", "leverage", "optimize", "strategize"]
+
+
+class Distillation(_Section):
+    """How two teachers are blended; see `luna.distill.loss` for the formulas."""
+
+    gate_temperature: Positive = 1.0
+    confidence: Literal["top1", "inverse_entropy"] = "top1"
+    kl: Literal["forward", "reverse", "jsd"] = "forward"
+    ce_on: Literal["all", "gold_fallback"] = "all"
+    residual: Literal["skip", "agreement", "confidence_split"] = "skip"
+    js_threshold: Share = 0.1
+    confidence_threshold: Share = 0.8
+    gold_weight: Annotated[float, Field(ge=0.0)] = 0.5
+    ema: bool = True
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    taboo: Taboo = Taboo()
+
+
+class Generation(_Section):
+    """What the teacher is asked to invent. `mix` is a named mix or weights by approach."""
+
+    num_examples: Count
+    mix: Literal["balanced", "self-instruct-first"] | dict[Approach, Share] = "balanced"
+    templates: str | None = None  # a file of your own templates; None: those of the preset's subject
+    frontier: Share | None = None  # aim at this share of right first attempts; None: all skills alike
+
+    @model_validator(mode="after")
+    def _mix_adds_up(self) -> "Generation":
+        if isinstance(self.mix, dict) and abs(sum(self.mix.values()) - 1.0) > 1e-6:
+            raise ValueError(f"the shares of mix add up to {sum(self.mix.values()):g}; make them add up to 1")
+        return self
+
+
+class Enhancement(_Section):
+    """The loop of attempt, hint and new attempt."""
+
+    max_iterations: Count = 3
+    thinking_format: Literal["iterative"] = "iterative"
+    blind_retries: bool = True  # also measure the same number of retries without hints
+    student: str | None = None  # override of the model in training (reported); None: the model in training itself
+
+
+class Evaluation(_Section):
+    """The frozen eval set (its own seed, so that it never changes with the run's) and how it is asked."""
+
+    seed: int = 0
+    recall_items: Count
+    generalize_items: Count
+    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    bootstrap_samples: Count = 2000
+
+
+class Gates(_Section):
+    """All four must hold for a promotion."""
+
+    recall_drop: Annotated[float, Field(ge=0.0)] = 0.05
+    generalize_gain: float = 0.02
+    tone_drift: Share = 0.05
+    law_violations: Annotated[int, Field(ge=0)] = 0
+
+
+class Params(_Section):
+    """params.yaml."""
+
+    preset: str
+    generation: str
+    parent: str | None
+    grandparent: str | None
+    seed: int
+    threads: Count
+    student_init: str = "sft"
+    teachers: Wiring = Wiring()
+    alpha: Annotated[float, Field(ge=0.0)]
+    beta: Annotated[float, Field(ge=0.0)]
+    gamma: Annotated[float, Field(ge=0.0)]
+    temperature: Positive
+    distill: Distillation = Distillation()
+    generate: Generation
+    enhance: Enhancement = Enhancement()
+    evaluate: Evaluation
+    gates: Gates = Gates()
+    laws: str = "laws.yaml"
+
+
+# ---------------------------------------------------------------- presets
+
+
+class Lora(_Section):
+    """A LoRA adapter instead of full weights."""
+
+    rank: Count = 16
+    alpha: Count = 32
+    dropout: Share = 0.0
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+
+
+class Model(_Section):
+    """The model to grow. `base` is `scratch` (trained by the pretrain stage), a hub name or a local folder."""
+
+    base: str
+    revision: str | None = None
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    load_in_4bit: bool = False
+    max_length: Count = 2048
+    system_prompt: bool = True  # give every conversation the system prompt of its subject
+    lora: Lora | None = None
+
+
+class Scratch(_Section):
+    """The from-scratch base: a small Llama and a BPE vocabulary."""
+
+    vocab_size: Count = 400
+    hidden_size: Count = 96
+    layers: Count = 3
+    heads: Count = 4
+    intermediate_size: Count = 288
+
+
+class Documents(_Section):
+    """One kind of document: its share, and weights of the levels 1, 2, 3, 4 of its problems."""
+
+    share: Share
+    levels: Annotated[list[float], Field(min_length=4, max_length=4)] = [1.0, 1.0, 1.0, 1.0]
+
+
+class Rung(_Section):
+    """One rung of continual pretraining: its age, its optimizer steps and what it reads."""
+
+    age: str
+    steps: Count
+    documents: dict[Literal["repetition", "copy", "table", "bare", "worked", "hinted"], Documents]
+
+
+class Window(_Section):
+    """The last rung stops once the averaged weights answer at least `lowest` of the probe questions right.
+
+    A base outside the window at its end (too weak after all steps, or above `highest`) fails the stage.
+    """
+
+    lowest: Share
+    highest: Share
+    every: Count = 50  # steps between probes
+    questions: Count = 16  # probe questions of each skill
+    after: Annotated[int, Field(ge=0)] = 0  # no probe before this step of the rung
+
+
+class Pretraining(_Section):
+    """How the base is made: two rungs, a constant learning rate, averaged weights."""
+
+    scratch: Scratch
+    learning_rate: Positive
+    warmup_ratio: Share = 0.1
+    batch_size: Count = 24
+    ema_decay: Share = 0.98
+    rungs: Annotated[list[Rung], Field(min_length=1)]
+    window: Window | None = None
+
+
+class Training(_Section):
+    """One training run: `epochs` over the data, or exactly `max_steps` optimizer steps."""
+
+    learning_rate: Positive
+    epochs: Positive | None = None
+    max_steps: Count | None = None
+    batch_size: Count = 2
+    gradient_accumulation: Count = 8
+    warmup_ratio: Share = 0.05
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    gradient_checkpointing: bool = False
+    save_steps: Count | None = None
+    report_to: Literal["none", "wandb", "dvclive"] = "none"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Training":
+        if (self.epochs is None) == (self.max_steps is None):
+            raise ValueError("give either epochs or max_steps")
+        return self
+
+
+class Student(_Section):
+    """How the model in training attempts a question.
+
+    `retry_view` is what it sees after a hint: `transcript` (its attempt and the hint as turns) or `right_lines` (its
+    own lines before the mistake, then the hint, from where it goes on; a wrong attempt in view makes small models
+    repeat it).
+    """
+
+    temperature: Annotated[float, Field(ge=0.0)] = 0.7
+    retry_temperature: Annotated[float, Field(ge=0.0)] | None = None  # after a hint; None: as at first
+    max_new_tokens: Count = 1024
+    batch_size: Count = 8
+    retry_view: Literal["transcript", "right_lines"] = "transcript"
+
+
+class Endpoint(_Section):
+    """A model reached through LiteLLM. Keys come from the environment alone."""
+
+    model: str
+    api_base: str | None = None
+    temperature: Annotated[float, Field(ge=0.0)] = 0.7
+    max_tokens: Count = 2048
+    concurrency: Count = 16
+    timeout: Positive = 120.0
+    max_retries: Annotated[int, Field(ge=0)] = 6
+
+
+class Lessons(_Section):
+    """What the model is trained on: its `final` reasoning and answers after a hint, or the whole `iterative` story."""
+
+    thinking: Literal["final", "iterative"] = "iterative"
+    after_hint: Share = 1.0  # share of hints that also become an example: question and hint -> corrected answer
+
+
+class Preset(_Section):
+    """presets/NAME.yaml."""
+
+    subject: str  # a name in luna/generate/subjects, or the path of your own subject file
+    model: Model
+    pretrain: Pretraining | None = None
+    student: Student = Student()
+    teacher: Endpoint
+    judge: Endpoint | Literal["exact"]
+    lessons: Lessons = Lessons()
+    sft: Training
+    distill: Training
+
+    @model_validator(mode="after")
+    def _scratch_needs_recipe(self) -> "Preset":
+        if (self.model.base == "scratch") != (self.pretrain is not None):
+            raise ValueError("model.base: scratch and a pretrain section belong together")
+        return self
+
+
+class Settings(_Section):
+    """Everything a stage needs to know."""
+
+    params: Params
+    preset: Preset
+
+
+def load_settings(root: Path = Path()) -> Settings:
+    """Read params.yaml and the preset it names below `root`.
+
+    Raises:
+        BadSettings: a file is missing, is no YAML, or holds an unknown key or a wrong value.
+    """
+    params_file = root / "params.yaml"
+    params = _read(params_file, Params)
+    preset_file = root / "presets" / f"{params.preset}.yaml"
+    if not preset_file.is_file():
+        known = sorted(path.stem for path in (root / "presets").glob("*.yaml"))
+        raise BadSettings(f"{params_file}: preset: there is no {preset_file}; choose one of {', '.join(known)}")
+    return Settings(params=params, preset=_read(preset_file, Preset))
+
+
+def load_preset(path: Path) -> Preset:
+    """Read one preset file."""
+    return _read(path, Preset)
+
+
+def _read(path: Path, section: type[SectionT]) -> SectionT:
+    if not path.is_file():
+        raise BadSettings(f"{path}: no such file; run from the root of the repo")
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        problem = str(error).replace("\n", " ")
+        raise BadSettings(f"{path}: is no YAML: {problem}; mend that line") from error
+    try:
+        return section.model_validate(value)
+    except ValidationError as error:
+        raise BadSettings(f"{path}: {explain(error, section)}") from error
+
+
+def explain(error: ValidationError, section: type[BaseModel]) -> str:
+    """One line for the first complaint: key, what is wrong, what to write."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(section, first["loc"][:-1])
+        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        mend = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+        return f"{key}: unknown key; {mend}"
+    if first["type"] == "missing":
+        return f"{key}: is missing; add it"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] == "value_error" else f", not {first['input']!r}"
+    return f"{key + ': ' if key else ''}{message[0].lower()}{message[1:]}{given}; mend the value"
+
+
+def _keys_at(section: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    current: type[BaseModel] | None = section
+    for part in path:
+        field = current.model_fields.get(str(part)) if current else None
+        if field is None:
+            continue
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        current = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), current)
+    return list(current.model_fields) if current else []

@@ -1,0 +1,46 @@
+"""What every stage script does around its one call: settings, seeds, and errors as one line."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from luna.settings import Settings
+
+ROOT = Path()
+SCRATCH = Path(".luna")  # checkpoints and other things that no stage hands on
+
+
+@contextmanager
+def one_line_errors(name: str) -> Iterator[None]:
+    """An error the user can mend ends the process with one line on stderr and exit code 1."""
+    from luna.errors import LunaError
+
+    try:
+        yield
+    except LunaError as error:
+        text = str(error)
+        sys.stderr.write(f"{text if text.startswith(name) else f'{name}: {text}'}\n")
+        raise SystemExit(1) from None
+
+
+@contextmanager
+def running(name: str, *, torch: bool = False) -> Iterator["Settings"]:
+    """Settings for a stage, and its errors as one line.
+
+    Args:
+        torch: also fix seeds and threads and ask for deterministic kernels.
+    """
+    from luna.settings import load_settings
+
+    with one_line_errors(name):
+        settings = load_settings(ROOT)
+        if torch:
+            from luna.lm.load import prepare_backend
+            from luna.lm.reproducible import set_reproducible
+
+            prepare_backend(settings.preset.model)
+            set_reproducible(settings.params.seed, settings.params.threads)
+        yield settings
