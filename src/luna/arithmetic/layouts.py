@@ -1,0 +1,89 @@
+"""Worked solutions: several right ways to write the same calculation down.
+
+`columns` works digit by digit from the ones with a carry, `bare` is the same without the column names, and `parts`
+takes the second number apart. A solution is a list of lines; every step starts with its heading (`47+38`) and ends
+with `so VALUE`.
+"""
+
+import random
+from typing import Literal
+
+from luna.arithmetic.problems import Problem, Step, leads_with_sealed_digit
+
+Method = Literal["columns", "bare", "parts"]
+COLUMN_NAMES = ("ones", "tens", "hundreds", "thousands", "ten-thousands")
+METHOD_WEIGHTS: dict[Method, float] = {"columns": 0.6, "bare": 0.2, "parts": 0.2}
+
+
+def digit(number: int, place: int) -> int:
+    return int(number // 10**place % 10)
+
+
+def column_lines(step: Step) -> list[str]:
+    """The columns of one step, from the ones up, each as `NAME x+y+carry=NN`.
+
+    Results have two digits so that carry and written digit stand at fixed places; a borrow is shown as `+10`.
+    """
+    widest = len(str(step.a)) if step.op == "*" else max(len(str(step.a)), len(str(step.b)))
+    lines, carry = [], 0
+    for place in range(widest):
+        x = digit(step.a, place)
+        y = step.b if step.op == "*" else digit(step.b, place)
+        if step.op == "-":
+            borrow = int(x - carry < y)
+            lines.append(f"{x}-{y}-{carry}+{borrow}0={x + 10 * borrow - y - carry:02d}")
+            carry = borrow
+        else:
+            total = x * y + carry if step.op == "*" else x + y + carry
+            lines.append(f"{x}{step.op}{y}+{carry}={total:02d}")
+            carry = total // 10
+    return lines
+
+
+def part_lines(step: Step) -> list[str]:
+    """One step by taking a number apart: `47+30=77`, `77+8=85`; a product multiplies each part and adds up."""
+    source = step.a if step.op == "*" else step.b
+    parts = [digit(source, place) * 10**place for place in reversed(range(len(str(source)))) if digit(source, place)]
+    if step.op == "*":
+        products = [part * step.b for part in parts]
+        lines = [f"{part}*{step.b}={product}" for part, product in zip(parts, products, strict=True)]
+        total = products[0]
+        for product in products[1:]:
+            lines.append(f"{total}+{product}={total + product}")
+            total += product
+        return lines
+    lines, value = [], step.a
+    for part in parts:
+        result = value + part if step.op == "+" else value - part
+        lines.append(f"{value}{step.op}{part}={result}")
+        value = result
+    return lines
+
+
+def solve(problem: Problem, method: Method = "columns") -> list[str]:
+    """The worked solution of a problem by one method, heading and result line of each step included."""
+    lines: list[str] = []
+    for step in problem.steps:
+        lines.append(str(step))
+        if method == "parts":
+            lines += part_lines(step)
+        else:
+            names = [f"{name} " if method == "columns" else "" for name in COLUMN_NAMES]
+            lines += [name + line for name, line in zip(names, column_lines(step), strict=False)]
+        lines.append(f"so {step.value}")
+    return lines
+
+
+def choose_method(rng: random.Random, problem: Problem) -> Method:
+    """A method drawn by weight; `parts` only where it shows no operand of the sealed range."""
+    method = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))[0]
+    if method == "parts" and any(shows_sealed_part(step) for step in problem.steps):
+        return "columns"
+    return method
+
+
+def shows_sealed_part(step: Step) -> bool:
+    operands = [
+        side for line in part_lines(step) for side in line.split("=")[0].replace("*", "+").replace("-", "+").split("+")
+    ]
+    return any(leads_with_sealed_digit(int(operand)) for operand in operands)

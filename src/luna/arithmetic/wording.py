@@ -1,0 +1,97 @@
+"""Questions: how a problem is asked, and how a question is read back into a problem.
+
+Both directions come from the same list of forms, so the tutor understands exactly what the pipeline asks.
+"""
+
+import random
+import re
+from dataclasses import dataclass
+
+from luna.arithmetic.problems import Problem, Step
+
+PEOPLE = ("Tom", "Ann", "Luna", "Max")
+THINGS = ("apples", "coins", "books")
+SIGNS = {"plus": "+", "minus": "-", "times": "*", "x": "*", "×": "*", "·": "*", "−": "-"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """A wording. `{a} {b} {c}` are operands, `{op} {op2}` signs, `{who} {what}` decoration."""
+
+    text: str
+    steps: int
+    op: str | None = None  # the operation a story tells; None: the sign stands in the text
+
+    def pattern(self) -> re.Pattern[str]:
+        fields = {
+            "a": r"(?P<a>\d+)",
+            "b": r"(?P<b>\d+)",
+            "c": r"(?P<c>\d+)",
+            "op": r"(?P<op>[-+*])",
+            "op2": r"(?P<op2>[-+*])",
+            "word": r"(?P<word>plus|minus|times)",
+            "who": r"\w+",
+            "what": r"\w+",
+        }
+        parts = re.split(r"\{(\w+)\}", self.text)
+        seen: set[str] = set()
+        out = []
+        for index, part in enumerate(parts):
+            if index % 2 == 0:
+                out.append(re.escape(part))
+            else:
+                out.append(fields[part] if part not in seen else r"\w+")
+                seen.add(part)
+        return re.compile("".join(out))
+
+
+FORMS = (
+    Form("What is {a}{op}{b}?", 1),
+    Form("Compute {a}{op}{b}.", 1),
+    Form("What is {a} {word} {b}?", 1),
+    Form("{who} has {a} {what} and gets {b} more. How many {what}?", 1, "+"),
+    Form("{who} has {a} {what} and gives away {b}. How many {what}?", 1, "-"),
+    Form("{who} has {b} boxes with {a} {what} each. How many {what}?", 1, "*"),
+    Form("What is ({a}{op}{b}){op2}{c}?", 2),
+    Form("Compute {a}{op}{b}, then {op2}{c}.", 2),
+)
+_WORDS = {"+": "plus", "-": "minus", "*": "times"}
+_PATTERNS = [(form, form.pattern()) for form in FORMS]
+
+
+def ask(rng: random.Random, problem: Problem) -> str:
+    """A question for a problem, in a form drawn at random."""
+    first = problem.steps[0]
+    fitting = [form for form in FORMS if form.steps == len(problem.steps) and form.op in (None, first.op)]
+    form = rng.choice(fitting)
+    fields = {"a": first.a, "b": first.b, "op": first.op, "word": _WORDS[first.op]}
+    if len(problem.steps) > 1:
+        fields |= {"op2": problem.steps[1].op, "c": problem.steps[1].b}
+    return form.text.format(**fields, who=rng.choice(PEOPLE), what=rng.choice(THINGS))
+
+
+_LOOSE = re.compile(r"(\d+)\s*([-+*x×·−]|plus|minus|times)\s*(\d+)")
+
+
+def read(question: str) -> Problem | None:
+    """The problem a question asks, or None if it asks none that this domain knows.
+
+    Beside the forms above, any text with one plain operation is understood ("what's 15 x 13").
+    """
+    for form, pattern in _PATTERNS:
+        found = pattern.search(question)
+        if found:
+            return _build(form, found.groupdict())
+    loose = _LOOSE.findall(question)
+    if len(loose) != 1:
+        return None
+    a, sign, b = loose[0]
+    return Problem((Step(SIGNS.get(sign, sign), int(a), int(b)),))
+
+
+def _build(form: Form, found: dict[str, str]) -> Problem:
+    op = form.op or found.get("op") or SIGNS[found["word"]]
+    first = Step(op, int(found["a"]), int(found["b"]))
+    if form.steps == 1:
+        return Problem((first,))
+    return Problem((first, Step(found["op2"], first.value, int(found["c"]))))
