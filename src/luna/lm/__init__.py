@@ -1,0 +1,1 @@
+"""The local language model: building, loading, chat encoding and sampling."""
