@@ -1,0 +1,1 @@
+"""Generate: the teacher invents tasks and their solutions, asked by five approaches."""

@@ -1,0 +1,135 @@
+"""The prompts of all approaches and their mixes."""
+
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luna.errors import BadSettings
+from luna.generate.chain_of_thought import ChainOfThoughtGenerator
+from luna.generate.curriculum import CurriculumGenerator
+from luna.generate.mix import MIXES, mixed_prompts, prompts_of
+from luna.generate.self_instruct import SelfInstructGenerator
+from luna.generate.socratic import SocraticGenerator
+from luna.generate.subject import Templates, load_subject
+from luna.generate.system_prompt import generate_enhanced_system_prompt, generate_socratic_system_prompt
+from luna.generate.templates import PromptGenerator
+
+SUBJECTS = [load_subject("arithmetic"), load_subject("code")]
+ARITHMETIC, CODE = SUBJECTS
+APPROACHES = ("self-instruct", "curriculum", "chain-of-thought", "template", "socratic")
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+@pytest.mark.parametrize("approach", APPROACHES)
+def test_prompts_are_whole_varied_and_repeatable(subject, approach):
+    prompts = prompts_of(approach, subject, 60, seed=4)
+    assert len(prompts) == 60
+    assert prompts == prompts_of(approach, subject, 60, seed=4) != prompts_of(approach, subject, 60, seed=5)
+    for prompt in prompts:
+        assert prompt.approach == approach
+        assert not re.search(r"\{\w+\}", prompt.text), "a field was left open"
+        assert ('[{"conversations"' if approach == "socratic" else '{"question"') in prompt.text
+        assert all(prompt.facets.values())
+    assert len({prompt.text for prompt in prompts}) >= 50
+
+
+def test_self_instruct_spreads_its_categories_and_says_what_each_wants():
+    prompts = SelfInstructGenerator(CODE, 1).generate_meta_prompts(110)
+    assert set(Counter(prompt.facets["category"] for prompt in prompts).values()) == {10}
+    debugging = next(prompt for prompt in prompts if prompt.facets["category"] == "debugging")
+    for words in ("subtle", "symptoms", "step by step", "prevent", "edge cases", debugging.facets["context"]):
+        assert words in debugging.text
+
+
+def test_curriculum_covers_all_areas_and_concepts():
+    prompts = CurriculumGenerator(CODE, 1).generate_curriculum_prompts(120)
+    assert set(Counter(prompt.facets["area"] for prompt in prompts).values()) == {20}
+    assert {p.facets["concept"] for p in prompts} == {c for area in CODE.curriculum.areas for c in area.concepts}
+    assert all(prompt.facets["concept"] in prompt.text for prompt in prompts)
+
+
+def test_chain_of_thought_numbers_its_seven_steps():
+    for prompt in ChainOfThoughtGenerator(CODE, 1).generate_reasoning_prompts(5):
+        assert "\n1. Restate" in prompt.text
+        assert "\n7. Edge cases" in prompt.text
+
+
+def test_skills_follow_their_weights_exactly():
+    weights = {"add2": 3.0, "mul-mul": 1.0}
+    for approach in ("self-instruct", "curriculum", "chain-of-thought", "template", "socratic"):
+        prompts = prompts_of(approach, ARITHMETIC, 40, 1, weights)
+        assert Counter(prompt.facets["skill"] for prompt in prompts) == {"add2": 30, "mul-mul": 10}
+        assert all(ARITHMETIC.skills[prompt.facets["skill"]] in prompt.text for prompt in prompts)
+    with pytest.raises(BadSettings, match="no skill 'algebra'"):
+        prompts_of("curriculum", ARITHMETIC, 4, 1, {"algebra": 1.0})
+
+
+def test_your_own_templates_and_ready_prompts_have_their_shares():
+    own = Templates(
+        templates=["Write a {language} function to {task}."],
+        slots={"task": ["sort mail", "count birds"]},
+        prompts=["Explain {this} brace."],
+        prompts_share=0.25,
+    )
+    prompts = PromptGenerator(CODE, 1, templates=own).sample(40)
+    ready = [prompt for prompt in prompts if prompt.facets["template"] == "ready"]
+    assert len(ready) == 10
+    assert all(prompt.text.startswith("Explain {this} brace.") for prompt in ready)
+    filled = [prompt for prompt in prompts if prompt.facets["template"] != "ready"]
+    assert Counter(prompt.facets["task"] for prompt in filled).keys() == {"sort mail", "count birds"}
+    assert all(f"Write a {p.facets['language']} function to {p.facets['task']}." in p.text for p in filled)
+
+
+def test_the_socratic_prompt_states_numbers_topic_kinds_and_arc():
+    generator = SocraticGenerator(CODE, 1, conversations=7, exchanges=5, topic="recursion")
+    text = generator.generate_dialogue_prompts(1)[0].text
+    for words in (
+        "exactly 7 conversations",
+        "exactly 5 exchanges",
+        "Topic: recursion",
+        "arc of a conversation",
+        "JSON array",
+    ):
+        assert words in text
+    for kind in ("Clarification", "Assumptions", "Evidence", "Perspective", "Implications", "Meta-questions"):
+        assert kind in text
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 120), st.sampled_from(list(MIXES)), st.integers(0, 3))
+def test_named_mixes_are_exact(n, name, seed):
+    counts = Counter(prompt.approach for prompt in mixed_prompts(name, ARITHMETIC, n, seed))
+    assert counts.total() == n
+    for approach, share in MIXES[name].items():
+        assert abs(counts[approach] - share * n) < 1
+
+
+def test_the_named_mixes_are_those_asked_for():
+    balanced = Counter(prompt.approach for prompt in mixed_prompts("balanced", CODE, 100, 0))
+    assert balanced == {"self-instruct": 40, "curriculum": 30, "template": 20, "chain-of-thought": 10}
+    first = Counter(prompt.approach for prompt in mixed_prompts("self-instruct-first", CODE, 100, 0))
+    assert first == {"self-instruct": 60, "curriculum": 25, "chain-of-thought": 15}
+
+
+def test_a_mix_is_shuffled_and_shares_of_your_own_work():
+    prompts = mixed_prompts({"socratic": 0.5, "template": 0.5}, CODE, 40, 0)
+    order = [prompt.approach for prompt in prompts]
+    assert Counter(order) == {"socratic": 20, "template": 20}
+    assert order != sorted(order)
+    assert order != sorted(order, reverse=True)
+
+
+def test_system_prompts():
+    text = generate_enhanced_system_prompt(CODE)
+    assert CODE.system.role.strip() in text
+    assert "1. Restate" in text
+    assert len(generate_enhanced_system_prompt(ARITHMETIC)) < 200
+    assert "never give the answer" in generate_socratic_system_prompt(ARITHMETIC)
+
+
+def test_arithmetic_prompts_are_short():
+    prompts = mixed_prompts("balanced", ARITHMETIC, 200, 0)
+    assert sum(len(prompt.text) for prompt in prompts) / 200 < 700
