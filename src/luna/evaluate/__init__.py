@@ -1,0 +1,1 @@
+"""Measuring a model on the frozen eval set: accuracy with its uncertainty, tone drift, broken laws."""

@@ -1,0 +1,202 @@
+"""The evaluate stage: child, parent, base and plain SFT on the same frozen items, with intervals and paired deltas."""
+
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luna.arithmetic.reading import CLOSE
+from luna.errors import LunaError
+from luna.eval_set.items import EvalItem, eval_set_sha256, read_items, read_voice
+from luna.evaluate.stats import detectable_effect, mcnemar_exact, paired_bootstrap, wilson
+from luna.evaluate.tone import tone_drift
+from luna.judge.run import same_answer
+from luna.laws import Item, Law, load_laws, violations
+from luna.lm.chat import prompt_ids
+from luna.lm.load import load_model
+from luna.lm.sample import Decoding, sample_replies
+from luna.outputs import read_json
+from luna.progress import bar, say
+from luna.records import Record
+from luna.settings import Settings
+
+Json = dict[str, Any]
+SUITES = ("recall", "generalize")
+CHILD = "child"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One model's replies to all items, whether each is right, and how long it took."""
+
+    replies: list[str]
+    right: list[bool]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The metrics, their speed (kept apart: it never repeats), every reply, and accuracy by family for a plot."""
+
+    metrics: Json
+    speed: Json
+    replies: list[Json]
+    families: list[Json]
+
+
+def evaluate(settings: Settings, records: Sequence[Record], root: Path) -> Evaluated:
+    """Ask every model every item and compare.
+
+    Args:
+        records: the accepted training data, which the laws hold for too.
+    """
+    folder = root / "data" / "eval"
+    items = read_items(folder)
+    models = _models(settings, root)
+    asked = {name: _ask(settings, path, items, name) for name, path in models.items()}
+    child = asked[CHILD]
+    laws = load_laws(root / settings.params.laws)
+    broken = _broken_laws(laws, items, child, records)
+    metrics: Json = {
+        **{suite: _accuracy(items, child, suite) for suite in SUITES},
+        "tone_drift": _drift(child.replies, read_voice(folder)),
+        "law_violations": len(broken),
+        "laws_broken": broken[:20],
+        "n": {suite: sum(item.suite == suite for item in items) for suite in SUITES},
+        "interval": {suite: _interval(items, child, suite) for suite in SUITES},
+        "models": {name: _summary(items, one) for name, one in asked.items() if name != CHILD},
+        "paired": {name: _paired(settings, items, child, one) for name, one in asked.items() if name != CHILD},
+        "same_weights": _same(models),
+        "eval_set_sha256": eval_set_sha256(folder),
+        "parameters": _parameters(settings, models[CHILD]),
+    }
+    speed = {name: _speed(one) for name, one in asked.items()} | {"peak_memory_mb": _peak_memory_mb()}
+    return Evaluated(metrics, speed, _replies(items, child), _families(items, asked))
+
+
+def _models(settings: Settings, root: Path) -> dict[str, str]:
+    teachers = read_json(root / "models" / "teachers" / "teachers.json")
+    base = "models/base" if settings.preset.model.base == "scratch" else settings.preset.model.base
+    return {CHILD: "models/luna", "sft": "models/sft", "parent": teachers["parent"]["path"], "base": base}
+
+
+def _ask(settings: Settings, path: str, items: Sequence[EvalItem], name: str) -> Asked:
+    preset = settings.preset
+    loaded = load_model(path, preset.model, trainable=False)
+    prompts = [prompt_ids(loaded.tokenizer, [{"role": "user", "content": item.question}]) for item in items]
+    decoding = Decoding(settings.params.evaluate.temperature, preset.student.max_new_tokens, preset.student.batch_size)
+    start = time.perf_counter()
+    with bar(f"evaluate {name}", len(items)) as advance:
+        replies = sample_replies(
+            loaded.model, loaded.tokenizer, prompts, decoding, settings.params.evaluate.seed, advance
+        )
+    seconds = time.perf_counter() - start
+    right = [_is_right(reply, item.answer) for reply, item in zip(replies, items, strict=True)]
+    asked = Asked(replies, right, seconds)
+    accuracies = "  ".join(f"{suite} {_accuracy(items, asked, suite):.3f}" for suite in SUITES)
+    say(f"evaluate  {name:<6}  {accuracies}")
+    return asked
+
+
+def _is_right(reply: str, answer: str) -> bool:
+    """The answer after the thinking is the expected one; a reply whose thinking never ends has none."""
+    _, closed, said = reply.rpartition(CLOSE)
+    return bool(closed or "<think>" not in reply) and same_answer(said, answer)
+
+
+def _pick(items: Sequence[EvalItem], asked: Asked, suite: str) -> list[bool]:
+    return [right for item, right in zip(items, asked.right, strict=True) if item.suite == suite]
+
+
+def _accuracy(items: Sequence[EvalItem], asked: Asked, suite: str) -> float:
+    picked = _pick(items, asked, suite)
+    if not picked:
+        raise LunaError(f"data/eval: holds no {suite} item; raise evaluate.{suite}_items in params.yaml")
+    return sum(picked) / len(picked)
+
+
+def _interval(items: Sequence[EvalItem], asked: Asked, suite: str) -> list[float]:
+    picked = _pick(items, asked, suite)
+    return list(wilson(sum(picked), len(picked)))
+
+
+def _summary(items: Sequence[EvalItem], asked: Asked) -> Json:
+    return {suite: _accuracy(items, asked, suite) for suite in SUITES}
+
+
+def _paired(settings: Settings, items: Sequence[EvalItem], child: Asked, other: Asked) -> Json:
+    """Child minus other, item by item, with a 95 % interval."""
+    params = settings.params.evaluate
+    out: Json = {}
+    for suite in SUITES:
+        ours, theirs = _pick(items, child, suite), _pick(items, other, suite)
+        found = paired_bootstrap(ours, theirs, params.bootstrap_samples, params.seed)
+        out[suite] = {
+            "delta": found.delta,
+            "low": found.low,
+            "high": found.high,
+            "p": mcnemar_exact(ours, theirs),
+            "detectable": detectable_effect(found.n, sum(theirs) / found.n),
+        }
+    return out
+
+
+def _drift(replies: Sequence[str], voice: Sequence[str]) -> float | None:
+    """None where the model says no word at all, so that the gate refuses it by name."""
+    try:
+        return tone_drift(replies, voice)
+    except ValueError:
+        return None
+
+
+def _broken_laws(laws: Sequence[Law], items: Sequence[EvalItem], child: Asked, records: Sequence[Record]) -> list[Json]:
+    said = [Item(reply, item.id) for item, reply in zip(items, child.replies, strict=True)]
+    broken = violations(laws, "reply", said)
+    for number, record in enumerate(records):
+        name = str(record.metadata.get("id", number))
+        attempts = record.metadata.get("attempts") or []
+        broken += violations(laws, "data", [Item(turn.content, name) for turn in record.messages])
+        broken += violations(laws, "hint", [Item(t["hint"], name, record.answer) for t in attempts if t["hint"]])
+    return [{"law": one.law, "where": one.where, "excerpt": one.excerpt} for one in broken]
+
+
+def _same(models: Mapping[str, str]) -> list[list[str]]:
+    """Pairs of names that are one model: the parent of the first generation is the base."""
+    names = list(models)
+    return [[a, b] for i, a in enumerate(names) for b in names[i + 1 :] if models[a] == models[b]]
+
+
+def _parameters(settings: Settings, path: str) -> int:
+    count: int = load_model(path, settings.preset.model, trainable=False).model.num_parameters()
+    return count
+
+
+def _speed(asked: Asked) -> Json:
+    return {"seconds": asked.seconds, "replies_per_second": len(asked.replies) / asked.seconds}
+
+
+def _peak_memory_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _replies(items: Sequence[EvalItem], child: Asked) -> list[Json]:
+    return [
+        {**item._asdict(), "reply": reply, "right": right}
+        for item, reply, right in zip(items, child.replies, child.right, strict=True)
+    ]
+
+
+def _families(items: Sequence[EvalItem], asked: Mapping[str, Asked]) -> list[Json]:
+    rows = []
+    for suite in SUITES:
+        for family in dict.fromkeys(item.family for item in items if item.suite == suite):
+            for name, one in asked.items():
+                right = [
+                    ok
+                    for item, ok in zip(items, one.right, strict=True)
+                    if (item.suite, item.family) == (suite, family)
+                ]
+                rows.append({"suite": suite, "family": family, "model": name, "accuracy": sum(right) / len(right)})
+    return rows

@@ -1,0 +1,180 @@
+"""The promote stage: hold the generation against the gates and write the verdict with its evidence.
+
+Nothing is committed or tagged here, and a rejection is a result, not a failure: `luna release` acts on the verdict.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from luna.errors import LunaError
+from luna.outputs import write_json
+from luna.promote.gates import Gate, Metrics, decide, metrics_of
+from luna.promote.manifest import build_manifest
+from luna.settings import Params, Settings
+
+PROMOTED, REJECTED = "PROMOTED", "REJECTED"
+Json = dict[str, Any]
+
+
+class PromoteError(LunaError):
+    """An earlier stage has not left what promotion needs."""
+
+
+def promote(settings: Settings, root: Path) -> Json:
+    """Decide on the generation that `settings` grew below `root` and write `generation.json` there.
+
+    Reads metrics/eval.json (recall, generalize, tone_drift, law_violations, models, paired, eval_set_sha256),
+    metrics/distill.json (teachers, steps, learning_rate, replay_size), metrics/enhance.json and models/luna. What it
+    writes depends on these and the settings alone: the same run gives the same bytes.
+
+    Raises:
+        PromoteError: a file or key is missing; names the stage that writes it.
+        ManifestError: the settings contradict each other.
+    """
+    evaluation = _read(root / "metrics" / "eval.json", "evaluate")
+    distillation = _read(root / "metrics" / "distill.json", "distill")
+    enhancement = _read(root / "metrics" / "enhance.json", "enhance")
+    gates = decide(metrics_of(evaluation), _parent_metrics(evaluation, settings.params), settings.params.gates)
+    failed = [gate.name for gate in gates if not gate.passed]
+    generation: Json = {
+        "generation": settings.params.generation,
+        "parent": settings.params.parent,
+        "grandparent": settings.params.grandparent,
+        "verdict": REJECTED if failed else PROMOTED,
+        "gates": {gate.name: _gate_row(gate) for gate in gates},
+        "failed": failed,
+        "evidence": evaluation.get("paired", {}),
+        "manifest": _manifest(settings, distillation, root / "metrics" / "distill.json"),
+        "weights_sha256": weights_sha256(root / "models" / "luna"),
+        "eval_set_sha256": _need(evaluation, "eval_set_sha256", root / "metrics" / "eval.json", "evaluate"),
+        "data": _counts(enhancement, distillation),
+        "enhance": {name: value for name, value in enhancement.items() if _is_number(value)},
+        "settings": settings.params.model_dump(include=set(_ECHOED)),
+    }
+    write_json(root / "generation.json", generation)
+    return generation
+
+
+_ECHOED = ("preset", "seed", "alpha", "beta", "gamma", "temperature")
+
+
+def _parent_metrics(evaluation: Json, params: Params) -> Metrics | None:
+    """The parent's metrics; the base model's only where the base is the parent."""
+    models = evaluation.get("models", {})
+    names = ["parent"] if params.parent else ["parent", "base"]
+    found = next((models[name] for name in names if name in models), None)
+    return None if found is None else metrics_of(found)
+
+
+def _gate_row(gate: Gate) -> Json:
+    return {"value": gate.value, "threshold": gate.threshold, "pass": gate.passed, "rule": gate.rule}
+
+
+def _manifest(settings: Settings, distillation: Json, path: Path) -> Json:
+    teachers, steps, lr, replay_size = (
+        _need(distillation, key, path, "distill") for key in ("teachers", "steps", "learning_rate", "replay_size")
+    )
+    return build_manifest(settings, teachers, steps, lr, replay_size=replay_size).model_dump()
+
+
+def _counts(enhancement: Json, distillation: Json) -> Json:
+    return {
+        "examples": enhancement.get("total_examples"),
+        "enhanced": enhancement.get("enhanced_examples"),
+        "replayed_of_each": distillation.get("replay_size"),
+    }
+
+
+def weights_sha256(folder: Path) -> str:
+    """The sha256 over the weights in a model folder: model.safetensors, or all *.safetensors in the order of names.
+
+    Raises:
+        PromoteError: the folder holds no safetensors.
+    """
+    whole = folder / "model.safetensors"
+    files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise PromoteError(f"{folder}: holds no *.safetensors; run `dvc repro distill`")
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _read(path: Path, stage: str) -> Json:
+    try:
+        # NaN is no JSON; it becomes null, so that whatever depends on it fails by name instead of passing by accident.
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda constant: None)
+    except FileNotFoundError as error:
+        raise PromoteError(f"{path}: no such file; run `dvc repro {stage}`") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PromoteError(f"{path}: is broken JSON; run `dvc repro --force {stage}`") from error
+    if not isinstance(value, dict):
+        raise PromoteError(f"{path}: is no JSON object; run `dvc repro --force {stage}`")
+    return value
+
+
+def _need(values: Json, key: str, path: Path, stage: str) -> Any:
+    if values.get(key) is None:
+        raise PromoteError(f"{path}: {key}: is missing; run `dvc repro --force {stage}`")
+    return values[key]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# ---------------------------------------------------------------- report card
+
+
+def card(generation: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """The report card for the terminal: verdict, gates, the models side by side, enhancement, how to go on.
+
+    Args:
+        generation: what `promote` returned.
+        evaluation: metrics/eval.json of the same run.
+    """
+    lines = [f"{generation['generation']}: {generation['verdict']}  (parent: {generation['parent'] or 'the base'})", ""]
+    lines += [f"{'gate':<16}{'value':>8}  {'threshold':>12}"]
+    lines += [_gate_line(name, gate) for name, gate in generation["gates"].items()]
+    lines += ["", f"{'model':<16}{'recall':>8}  {'generalize':>12}"]
+    models = {"this one": evaluation, **evaluation.get("models", {})}
+    lines += [_model_line(name, models[name]) for name in ("this one", "parent", "base", "sft") if name in models]
+    lines += ["", f"enhance: {_figures(generation['enhance'])}", "", _next_step(generation)]
+    return "\n".join(lines)
+
+
+def _gate_line(name: str, gate: Mapping[str, Any]) -> str:
+    sign = ">=" if ">=" in gate["rule"] else "<="
+    threshold = f"{sign} {_shown(gate['threshold'])}"
+    return f"{name:<16}{_shown(gate['value']):>8}  {threshold:>12}  {'pass' if gate['pass'] else 'FAIL'}"
+
+
+def _model_line(name: str, metrics: Mapping[str, Any]) -> str:
+    return f"{name:<16}{_shown(metrics.get('recall')):>8}  {_shown(metrics.get('generalize')):>12}"
+
+
+def _shown(value: Any) -> str:
+    if not _is_number(value):
+        return "none"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+_CARD_FIGURES = ("enhanced_examples", "average_iterations", "convergence_rate", "convergence_blind", "hint_gain")
+
+
+def _figures(enhancement: Mapping[str, Any]) -> str:
+    shown = [f"{name.replace('_', ' ')} {_shown(enhancement[name])}" for name in _CARD_FIGURES if name in enhancement]
+    return ", ".join(shown) or "no figures"
+
+
+def _next_step(generation: Mapping[str, Any]) -> str:
+    if generation["verdict"] == PROMOTED:
+        return "next: `luna release` commits and tags it, `luna next` opens the one after it"
+    failed: Sequence[str] = generation["failed"]
+    return f"next: `luna release` archives it as FAILED ({', '.join(failed)}); HEAD stays at the parent"

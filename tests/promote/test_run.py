@@ -1,0 +1,202 @@
+"""The promote stage on a tree of small files: verdict, evidence, repeatable bytes, and clear words when one lacks."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luna.errors import LunaError
+from luna.promote.run import PromoteError, card, promote, weights_sha256
+from luna.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+PAIRED = {"generalize": {"parent": {"delta": 0.1, "low": 0.06, "high": 0.14, "n": 800, "p": 0.001}}}
+
+
+def _settings(**changes: Any) -> Settings:
+    settings = load_settings(ROOT)
+    first = {"generation": "Luna-G001", "parent": None, "grandparent": None}
+    return settings.model_copy(update={"params": settings.params.model_copy(update={**first, **changes})})
+
+
+@pytest.fixture
+def evaluation() -> dict[str, Any]:
+    return {
+        "recall": 0.7,
+        "generalize": 0.6,
+        "tone_drift": 0.01,
+        "law_violations": 0,
+        "models": {"base": {"recall": 0.6, "generalize": 0.5}, "sft": {"recall": 0.68, "generalize": 0.61}},
+        "paired": PAIRED,
+        "eval_set_sha256": "e" * 64,
+    }
+
+
+@pytest.fixture
+def tree(tmp_path: Path, evaluation: dict[str, Any]) -> Path:
+    distill = {
+        "teachers": [
+            {"gen": None, "source": "sft", "role": "primary", "path": "models/sft"},
+            {"gen": None, "source": "base", "role": "stabilizing_critic", "path": "models/base"},
+        ],
+        "steps": 50,
+        "learning_rate": 5e-4,
+        "replay_size": 0,
+    }
+    enhance = {
+        "total_examples": 700,
+        "enhanced_examples": 690,
+        "average_iterations": 1.5,
+        "convergence_rate": 0.9,
+        "student": "models/base",
+    }
+    (tmp_path / "models" / "luna").mkdir(parents=True)
+    (tmp_path / "models" / "luna" / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "metrics").mkdir()
+    for name, value in (("eval", evaluation), ("distill", distill), ("enhance", enhance)):
+        (tmp_path / "metrics" / f"{name}.json").write_text(json.dumps(value))
+    return tmp_path
+
+
+@pytest.fixture
+def measured(tree: Path, evaluation: dict[str, Any]) -> Callable[..., None]:
+    """Writes another metrics/eval.json."""
+
+    def write(**changes: Any) -> None:
+        (tree / "metrics" / "eval.json").write_text(json.dumps({**evaluation, **changes}))
+
+    return write
+
+
+def test_a_planted_gain_is_promoted_with_its_evidence(tree: Path) -> None:
+    settings = _settings()
+    generation = promote(settings, tree)
+    assert json.loads((tree / "generation.json").read_text()) == generation
+    assert (generation["verdict"], generation["failed"]) == ("PROMOTED", [])
+    assert generation["gates"]["recall"] == {
+        "value": 0.7,
+        "threshold": pytest.approx(0.55),
+        "pass": True,
+        "rule": "recall >= parent - 0.05",
+    }
+    assert generation["evidence"] == PAIRED
+    assert generation["manifest"]["ages"] == {"sft": "2->3", "distill": "3->4"}
+    assert generation["manifest"]["training_params"]["steps"] == 50
+    assert generation["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert generation["eval_set_sha256"] == "e" * 64
+    assert generation["data"] == {"examples": 700, "enhanced": 690, "replayed_of_each": 0}
+    params = settings.params.model_dump()
+    assert generation["settings"] == {
+        name: params[name] for name in ("preset", "seed", "alpha", "beta", "gamma", "temperature")
+    }
+
+
+def test_the_same_run_gives_the_same_bytes(tree: Path) -> None:
+    promote(_settings(), tree)
+    first = (tree / "generation.json").read_bytes()
+    promote(_settings(), tree)
+    assert (tree / "generation.json").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "failed"),
+    [
+        ({"recall": 0.6, "generalize": 0.5}, ["generalize"]),  # the base against itself
+        ({"recall": 0.5}, ["recall"]),
+        ({"tone_drift": 0.3, "law_violations": 4}, ["tone_drift", "law_violations"]),
+        ({"recall": float("nan")}, ["recall"]),
+        ({"law_violations": None}, ["law_violations"]),
+        ({"models": {}}, ["recall", "generalize"]),
+    ],
+)
+def test_a_rejection_names_its_gates(
+    tree: Path, measured: Callable[..., None], changes: dict[str, Any], failed: list[str]
+) -> None:
+    measured(**changes)
+    generation = promote(_settings(), tree)
+    assert (generation["verdict"], generation["failed"]) == ("REJECTED", failed)
+    assert json.loads((tree / "generation.json").read_text()) == generation
+
+
+def test_evidence_without_a_number_does_not_stop_the_verdict(tree: Path, measured: Callable[..., None]) -> None:
+    measured(paired={"recall": {"delta": float("nan")}})
+    assert promote(_settings(), tree)["evidence"] == {"recall": {"delta": None}}
+
+
+def test_the_base_never_stands_in_for_a_parent_that_was_not_measured(
+    tree: Path, measured: Callable[..., None], evaluation: dict[str, Any]
+) -> None:
+    settings = _settings(generation="Luna-G002", parent="Luna-G001")
+    assert promote(settings, tree)["failed"] == ["recall", "generalize"]
+    measured(models={**evaluation["models"], "parent": {"recall": 0.72, "generalize": 0.59}})
+    assert promote(settings, tree)["failed"] == ["generalize"]
+
+
+@pytest.mark.parametrize("stage", ["eval", "distill", "enhance"])
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_a_missing_or_broken_input_names_its_stage(tree: Path, stage: str, content: str | None) -> None:
+    path = tree / "metrics" / f"{stage}.json"
+    path.unlink() if content is None else path.write_text(content)
+    name = {"eval": "evaluate"}.get(stage, stage)
+    with pytest.raises(PromoteError, match=rf"{stage}\.json: .*`dvc repro (--force )?{name}`"):
+        promote(_settings(), tree)
+    assert not (tree / "generation.json").exists()
+
+
+@pytest.mark.parametrize(("file", "key"), [("eval", "eval_set_sha256"), ("distill", "teachers"), ("distill", "steps")])
+def test_a_missing_key_is_named(tree: Path, file: str, key: str) -> None:
+    path = tree / "metrics" / f"{file}.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key}))
+    with pytest.raises(PromoteError, match=rf"{file}\.json: {key}: is missing; run"):
+        promote(_settings(), tree)
+
+
+def test_nonsense_from_the_distill_stage_is_one_line(tree: Path) -> None:
+    path = tree / "metrics" / "distill.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "teachers": ["models/sft"]}))
+    with pytest.raises(LunaError, match=r"teachers\.0: ") as refused:
+        promote(_settings(), tree)
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_are_hashed_whole_in_shards_and_as_an_adapter(tmp_path: Path) -> None:
+    with pytest.raises(PromoteError, match=r"holds no \*\.safetensors; run `dvc repro distill`"):
+        weights_sha256(tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"adapter")
+    assert weights_sha256(tmp_path) == hashlib.sha256(b"adapter").hexdigest()
+    (tmp_path / "adapter_model.safetensors").unlink()
+    for shard in (7, 2, 5, 1, 8, 4, 3, 6):
+        (tmp_path / f"model-0000{shard}-of-00008.safetensors").write_bytes(str(shard).encode())
+    (tmp_path / "config.json").write_text("{}")
+    assert weights_sha256(tmp_path) == hashlib.sha256(b"12345678").hexdigest()
+
+
+def test_the_card_shows_verdict_gates_models_and_what_comes_next(tree: Path, evaluation: dict[str, Any]) -> None:
+    text = card(promote(_settings(), tree), evaluation)
+    lines = text.splitlines()
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 110
+    assert lines[0] == "Luna-G001: PROMOTED  (parent: the base)"
+    assert [line.split()[0] for line in lines if line.endswith("pass")] == [
+        "recall",
+        "generalize",
+        "tone_drift",
+        "law_violations",
+    ]
+    assert "recall            0.7000     >= 0.5500  pass" in lines
+    assert any(line.split() == ["sft", "0.6800", "0.6100"] for line in lines)
+    assert "enhanced examples 690, average iterations 1.5000, convergence rate 0.9000" in text
+    assert "`luna release`" in lines[-1]
+
+
+def test_the_card_of_a_rejection_names_the_gates(
+    tree: Path, measured: Callable[..., None], evaluation: dict[str, Any]
+) -> None:
+    measured(recall=None, tone_drift=0.3)
+    text = card(promote(_settings(), tree), {**evaluation, "recall": None})
+    assert "REJECTED" in text
+    assert "FAILED (recall, tone_drift)" in text
+    assert any(line.split() == ["recall", "none", ">=", "0.5500", "FAIL"] for line in text.splitlines())
