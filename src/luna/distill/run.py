@@ -1,0 +1,136 @@
+"""The distill stage: the student learns the blend of two frozen teachers' predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luna.distill.loss import Blend, Branch
+from luna.distill.taboo import spellings_in_pieces, taboo_token_ids
+from luna.distill.trainer import SHARES, DistillTrainer
+from luna.errors import BadSettings
+from luna.lm.card import model_card
+from luna.lm.load import load_model, save_model
+from luna.outputs import read_json
+from luna.progress import say
+from luna.records import Record
+from luna.settings import Settings
+from luna.train_sft.run import start_student
+from luna.training.ema import AveragedWeights
+from luna.training.lessons import encode_lessons
+from luna.training.trainer import describe, make_trainer
+
+Json = dict[str, Any]
+SFT_PATH = "models/sft"
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """Metrics of the run and its step log."""
+
+    metrics: Json
+    log: list[dict[str, float]]
+
+
+def distill(settings: Settings, records: Sequence[Record], root: Path, folder: Path, scratch_dir: Path) -> Distilled:
+    """Distil two teachers into the student and save its averaged weights in `folder`."""
+    params, preset = settings.params, settings.preset
+    teachers = [
+        _teacher(params.teachers.primary, "primary", root),
+        _teacher(params.teachers.critic, "stabilizing_critic", root),
+    ]
+    start = _teacher(params.student_init, "student", root)
+    loaded = start_student(settings, start["path"])
+    examples = encode_lessons(loaded.tokenizer, records, preset, params.seed)
+    say(f"distill  {describe(examples)}; T1 {teachers[0]['path']}, T2 {teachers[1]['path']}, student {start['path']}")
+    weights = AveragedWeights(loaded.model, params.distill.ema_decay)
+    trainer, log = make_trainer(
+        DistillTrainer,
+        loaded.model,
+        loaded.tokenizer,
+        examples,
+        preset.distill,
+        title="distill",
+        output_dir=scratch_dir,
+        seed=params.seed + 1,
+        callbacks=[weights] if params.distill.ema else [],
+        primary=load_model(teachers[0]["path"], preset.model, trainable=False).model,
+        critic=load_model(teachers[1]["path"], preset.model, trainable=False).model,
+        blend=Blend.from_params(params),
+        taboo_ids=_taboo(settings, loaded.tokenizer),
+    )
+    trainer.train()
+    if params.distill.ema:
+        weights.keep()
+    save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, teachers, len(records)))
+    return Distilled(_metrics(settings, trainer, log.rows, teachers, len(examples)), log.rows)
+
+
+def _teacher(name: str, role: str, root: Path) -> Json:
+    """A teacher by its name in params: {gen, source, role, path}."""
+    if name == "sft":
+        return {"gen": None, "source": "sft", "role": role, "path": SFT_PATH}
+    known = read_json(root / "models" / "teachers" / "teachers.json")
+    for place, teacher in known.items():
+        if name in (place, teacher["gen"]):
+            source = {"source": "base"} if teacher["gen"] is None else {}
+            return {"gen": teacher["gen"], **source, "role": role, "path": teacher["path"]}
+    raise BadSettings(
+        f"params.yaml: teachers: {name} is neither sft, parent, grandparent nor one of their tags; mend the name"
+    )
+
+
+def _taboo(settings: Settings, tokenizer: Any) -> list[int] | None:
+    taboo = settings.params.distill.taboo
+    if not taboo.enabled:
+        return None
+    for word, spellings in spellings_in_pieces(tokenizer, taboo.words).items():
+        say(
+            f"distill  taboo: {word} has no token of its own as {', '.join(map(repr, spellings))}; not suppressed there"
+        )
+    return taboo_token_ids(tokenizer, taboo.words)
+
+
+def _card(settings: Settings, folder: Path, teachers: Sequence[Json], records: int) -> str:
+    params = settings.params
+    return model_card(
+        params.generation,
+        base=settings.preset.model.base,
+        method="Fine-tuned on its parent's own corrected attempts, then distilled from two frozen teachers by blending"
+        " their predictions.",
+        folder=str(folder),
+        adapter=settings.preset.model.lora is not None,
+        facts={
+            "parent": params.parent or "the base",
+            "teachers": ", ".join(f"{teacher['role']}: {teacher['path']}" for teacher in teachers),
+            "records": records,
+            "alpha, beta, gamma": f"{params.alpha}, {params.beta}, {params.gamma}",
+            "temperature": params.temperature,
+            "seed": params.seed,
+        },
+    )
+
+
+def _metrics(
+    settings: Settings,
+    trainer: DistillTrainer,
+    rows: Sequence[dict[str, float]],
+    teachers: list[Json],
+    lessons: int,
+) -> Json:
+    counts = trainer.branch_counts
+    shares = (counts / counts.sum().clamp_min(1)).tolist()
+    names = {branch: SHARES[branch].removeprefix("share_") for branch in Branch}
+    return {
+        **{names[branch]: shares[branch] for branch in Branch},
+        "final_loss": rows[-1]["loss"],
+        "final_ce": trainer.last_parts["loss_ce"],
+        "final_kd": trainer.last_parts["loss_kd"],
+        "final_residual": trainer.last_parts["loss_residual"],
+        "steps": trainer.state.global_step,
+        "learning_rate": settings.preset.distill.learning_rate,
+        "lessons": lessons,
+        "tokens_seen": trainer.tokens_seen,
+        "replay_size": 0,
+        "teachers": teachers,
+    }

@@ -1,0 +1,1 @@
+"""Enhance: the student attempts, the judge decides, the teacher hints, the student tries again."""

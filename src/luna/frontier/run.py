@@ -1,0 +1,64 @@
+"""Weights of skills such that about a wanted share of first attempts will be right.
+
+Too easy teaches nothing, too hard never converges. The weights are exp(lambda * accuracy), with lambda found by
+bisection so that the expected accuracy under the weights is the target: the least biased weights (of maximal entropy)
+with that expectation.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from luna.lm.load import load_model
+from luna.lm.sample import Decoding
+from luna.outputs import read_json
+from luna.pretrain.probe import probe
+from luna.progress import say
+from luna.settings import Settings
+
+QUESTIONS = 20  # of each skill
+STEEPEST = 8.0  # bound of lambda: no skill is wiped out
+
+
+def find_frontier(settings: Settings, root: Path) -> dict[str, Any]:
+    """Probe the parent and weigh the skills; without a target all skills weigh the same."""
+    target = settings.params.generate.frontier
+    if target is None or settings.preset.subject != "arithmetic":
+        return {"accuracy": None, "weights": None}
+    parent = read_json(root / "models" / "teachers" / "teachers.json")["parent"]["path"]
+    loaded = load_model(parent, settings.preset.model, trainable=False)
+    student = settings.preset.student
+    decoding = Decoding(student.temperature, student.max_new_tokens, student.batch_size)
+    found = probe(loaded.model, loaded.tokenizer, decoding, questions=QUESTIONS, seed=settings.params.seed)
+    accuracies = {name: smoothed(share, QUESTIONS) for name, share in found.by_skill.items()}
+    weights = weigh(accuracies, target)
+    say(f"frontier  the parent answers {found.accuracy:.3f} of the probe questions")
+    return {"accuracy": found.accuracy, "by_skill": found.by_skill, "weights": weights}
+
+
+def smoothed(share: float, questions: int) -> float:
+    """The rule of succession: a share of few questions, drawn a little toward one half."""
+    return (share * questions + 1) / (questions + 2)
+
+
+def weigh(accuracies: dict[str, float], target: float) -> dict[str, float]:
+    """Weights that add up to 1 and make the expected accuracy come as close to `target` as STEEPEST allows."""
+    low, high = -STEEPEST, STEEPEST
+    for _ in range(50):
+        middle = (low + high) / 2
+        if _expected(accuracies, middle) < target:
+            low = middle
+        else:
+            high = middle
+    return _weights(accuracies, (low + high) / 2)
+
+
+def _weights(accuracies: dict[str, float], steepness: float) -> dict[str, float]:
+    raw = {name: math.exp(steepness * accuracy) for name, accuracy in accuracies.items()}
+    total = sum(raw.values())
+    return {name: value / total for name, value in raw.items()}
+
+
+def _expected(accuracies: dict[str, float], steepness: float) -> float:
+    weights = _weights(accuracies, steepness)
+    return sum(weights[name] * accuracies[name] for name in accuracies)

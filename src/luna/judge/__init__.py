@@ -1,0 +1,1 @@
+"""The judge stage: which examples the model may learn from."""

@@ -1,0 +1,1 @@
+"""The teachers stage: earlier generations, brought back from their git tags."""

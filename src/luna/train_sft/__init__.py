@@ -1,0 +1,1 @@
+"""The train_sft stage: supervised fine-tuning on what the judge accepted."""

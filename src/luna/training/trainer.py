@@ -1,0 +1,152 @@
+"""The one trainer behind every rung: TRL's SFTTrainer on ready token ids, with a loss per supervised token.
+
+This module imports torch and TRL at once; a stage imports it inside its command.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from luna.errors import LunaError
+from luna.lm.chat import IGNORE, Example
+from luna.progress import say
+from luna.settings import Training
+
+
+@dataclass
+class StepLog(TrainerCallback):
+    """One line a few steps: loss and whatever the loss reports. `rows` is the same as data, for a plot."""
+
+    title: str
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        row = {"step": state.global_step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]}
+        row |= {key: value for key, value in logs.items() if key.startswith(("share_", "loss_"))}
+        self.rows.append(row)
+        extras = "  ".join(f"{key.removeprefix('share_')} {value:.3f}" for key, value in list(row.items())[3:])
+        say(f"{self.title}  step {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  {extras}".rstrip())
+
+
+def describe(examples: Sequence[Example]) -> str:
+    """How many examples and tokens, for a stage's log."""
+    tokens = sum(len(example["input_ids"]) for example in examples)
+    supervised = sum(label != IGNORE for example in examples for label in example["labels"])
+    return f"{len(examples)} examples, {tokens} tokens ({supervised} supervised)"
+
+
+class TokenTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer whose loss sees only supervised tokens: logits [N, V] and labels [N] of the whole batch.
+
+    The sum over tokens is divided by the number of supervised tokens of the whole accumulated batch, so 1 x 8 and
+    8 x 1 give the same gradient. A loss that is not finite stops the run before the optimizer steps.
+    """
+
+    tokens_seen = 0  # positions that went through the model, padding included
+
+    def token_loss(
+        self, logits_NV: torch.Tensor, labels_N: torch.Tensor, num_items: float, inputs: Any
+    ) -> torch.Tensor:
+        """Cross-entropy; subclasses put their own loss here. Returns a scalar already divided by `num_items`."""
+        return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum") / num_items
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        self.tokens_seen += inputs["input_ids"].numel()
+        labels_BT = inputs["labels"][:, 1:]
+        supervised_BT = labels_BT != IGNORE
+        # Without labels in the call every backend returns plain logits instead of a fused loss.
+        forward = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        outputs = model(**forward, use_cache=False)
+        logits_NV = outputs.logits[:, :-1][supervised_BT]
+        num_items = float(num_items_in_batch if num_items_in_batch is not None else supervised_BT.sum())
+        loss = self.token_loss(logits_NV, labels_BT[supervised_BT], num_items, inputs | {"supervised": supervised_BT})
+        if not math.isfinite(loss.item()):
+            raise LunaError(
+                f"training: the loss is {loss.item()} at step {self.state.global_step + 1}; nothing was updated;"
+                " lower learning_rate in the preset"
+            )
+        return (loss, outputs) if return_outputs else loss
+
+
+def make_trainer(
+    trainer_class: type[TokenTrainer],
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    training: Training,
+    *,
+    title: str,
+    output_dir: Path,
+    seed: int,
+    log_every: int = 10,
+    callbacks: Sequence[TrainerCallback] = (),
+    **extra: Any,
+) -> tuple[TokenTrainer, StepLog]:
+    """A trainer ready for `.train()`, and the log it fills.
+
+    Raises:
+        LunaError: there is no example to train on.
+    """
+    if not examples:
+        raise LunaError(f"{title}: there is no example to train on; look at data/rejected.jsonl for the reasons")
+    on_gpu = torch.cuda.is_available()
+    bf16 = next(model.parameters()).dtype == torch.bfloat16
+    log = StepLog(title)
+    config = SFTConfig(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=training.learning_rate,
+        num_train_epochs=training.epochs or 1,
+        max_steps=training.max_steps or -1,
+        warmup_steps=training.warmup_ratio,
+        weight_decay=training.weight_decay,
+        lr_scheduler_type=training.scheduler,
+        gradient_checkpointing=training.gradient_checkpointing,
+        adam_beta2=0.98,
+        optim="adamw_torch_fused",
+        train_sampling_strategy="group_by_length",
+        save_strategy="steps" if training.save_steps else "no",
+        save_steps=training.save_steps or 500,
+        save_total_limit=2,
+        report_to=training.report_to,
+        logging_steps=log_every,
+        logging_first_step=True,
+        disable_tqdm=not sys.stderr.isatty(),
+        use_cpu=not on_gpu,
+        bf16=bf16 and on_gpu,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        seed=seed,
+        data_seed=seed,
+    )
+    trainer = trainer_class(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list([dict(example) for example in examples]),
+        processing_class=tokenizer,
+        callbacks=[log, *callbacks],
+        **extra,
+    )
+    _silence_default_printer(trainer)
+    return trainer, log
+
+
+def _silence_default_printer(trainer: TokenTrainer) -> None:
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)

@@ -1,0 +1,31 @@
+"""Distil two frozen teachers into the student by blending their predictions.
+
+python stages/distill.py
+"""
+
+from pathlib import Path
+
+import typer
+
+from luna.stage import ROOT, SCRATCH, running
+
+
+def main(
+    source: Path = Path("data/judged.jsonl"),
+    folder: Path = Path("models/luna"),
+    metrics: Path = Path("metrics/distill.json"),
+    plot: Path = Path("plots/distill.csv"),
+) -> None:
+    """Write the child, its metrics and the curves of loss and gate shares."""
+    with running("distill", torch=True) as settings:
+        from luna.distill.run import distill
+        from luna.outputs import write_csv, write_json
+        from luna.records import read_records
+
+        distilled = distill(settings, read_records(source), ROOT, folder, SCRATCH / "distill")
+        write_json(metrics, distilled.metrics)
+        write_csv(plot, distilled.log)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,31 @@
+"""Fine-tune the parent on what the judge accepted.
+
+python stages/train_sft.py
+"""
+
+from pathlib import Path
+
+import typer
+
+from luna.stage import ROOT, SCRATCH, running
+
+
+def main(
+    source: Path = Path("data/judged.jsonl"),
+    folder: Path = Path("models/sft"),
+    metrics: Path = Path("metrics/train_sft.json"),
+    plot: Path = Path("plots/train_sft.csv"),
+) -> None:
+    """Write the fine-tuned model, its metrics and the curve of its loss."""
+    with running("train_sft", torch=True) as settings:
+        from luna.outputs import write_csv, write_json
+        from luna.records import read_records
+        from luna.train_sft.run import fine_tune
+
+        tuned = fine_tune(settings, read_records(source), ROOT, folder, SCRATCH / "train_sft")
+        write_json(metrics, tuned.metrics)
+        write_csv(plot, tuned.log)
+
+
+if __name__ == "__main__":
+    typer.run(main)
