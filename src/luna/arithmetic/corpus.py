@@ -1,8 +1,8 @@
 """The texts a base model reads before its first lesson: two rungs of continual pretraining.
 
-Rung `age_0_to_1` starts the circuits for copying and single-digit facts (repeated sequences, copied expressions,
-fact tables, bare calculations). Rung `age_1_to_2` brings conversations: worked problems, mostly small ones, and
-retries after a hint. A document is a list of segments; the loss counts on those marked as trained.
+The first rung starts the circuits for copying and single-digit facts (repeated sequences, lines that are told and said
+again, fact tables, bare calculations). The second brings conversations: worked problems, mostly small ones, and retries
+after a hint. A document is a list of segments; the loss counts on those marked as trained.
 """
 
 import random
@@ -17,13 +17,12 @@ from luna.arithmetic.problems import (
     SKILLS,
     Problem,
     choose_skill,
-    leads_with_sealed_digit,
     sample,
 )
 from luna.arithmetic.tutor import hint_at
 from luna.arithmetic.wording import ask
 
-Kind = Literal["repetition", "copy", "table", "bare", "worked", "hinted"]
+Kind = Literal["repetition", "told", "table", "bare", "worked", "hinted"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ def document(rng: random.Random, kind: Kind, skills: dict[str, float]) -> Docume
     """A random document of a kind, about problems of skills drawn by weight."""
     if kind == "repetition":
         return _repetition(rng)
-    if kind == "copy":
-        return _copy(rng, skills)
+    if kind == "told":
+        return _told(rng, skills)
     if kind == "table":
         return _table(rng)
     if kind == "bare":
@@ -76,24 +75,13 @@ _WORDS = """
 _PIECES = (*"0123456789+-*=:.?()", *_WORDS.split())
 
 
-def _number(rng: random.Random) -> int:
-    while True:
-        digits = rng.choices([1, 2, 3, 4], [0.15, 0.5, 0.25, 0.1])[0]
-        number = rng.randint(10 ** (digits - 1), 10**digits - 1)
-        if not leads_with_sealed_digit(number):
-            return number
-
-
-def _copy(rng: random.Random, skills: dict[str, float]) -> Document:
-    """Numbers and open expressions, copied."""
+def _told(rng: random.Random, skills: dict[str, float]) -> Document:
+    """Hints and the lines that follow from them, many too hard to be computed: what is told must be copied."""
     out: Document = []
-    for _ in range(2):
-        items = [
-            str(sample(rng, choose_skill(rng, skills)).steps[0]) if rng.random() < 0.5 else str(_number(rng))
-            for _ in range(rng.randint(2, 4))
-        ]
-        line = ", ".join(items)
-        out += [Segment(f"{line} is ", False), Segment(f"{line}\n", True)]
+    for _ in range(3):
+        step = rng.choice(sample(rng, choose_skill(rng, skills)).steps)
+        line = rng.choice([str(step), f"{step}={step.value}", *solve(Problem((step,)))[1:-1]])
+        out += [Segment(f"Check this: {line}.\n", False), Segment(f"{line}\n", True)]
     return out
 
 

@@ -74,15 +74,24 @@ def first_wrong_line(problem: Problem, attempt: Attempt) -> int:
 def hint(problem: Problem, reply: str, *, firm: bool) -> str:
     """A hint about the first mistake of a wrong attempt.
 
+    Where only the result of a line is wrong, pointing at its left side would tell nothing new: the hint shows the
+    line's result, as long as that is not the answer.
+
     Args:
-        firm: show the whole line that belongs there, result included, instead of only its left side.
+        firm: show the whole line that belongs there in any case.
     """
     attempt = read_attempt(reply)
     method = method_of(problem, attempt)
     index = first_wrong_line(problem, attempt)
     if index >= len(solve(problem, method)):
         return "Your steps are right. Read the result off the last line."
-    return hint_at(problem, method, index, firm=firm)
+    return hint_at(problem, method, index, firm=firm or _left_side_is_right(problem, method, attempt, index))
+
+
+def _left_side_is_right(problem: Problem, method: Method, attempt: Attempt, index: int) -> bool:
+    right = solve(problem, method)[index]
+    said = attempt.lines[index] if index < len(attempt.lines) else ""
+    return "=" in right and _plain(said).rpartition("=")[0] == _plain(right).rpartition("=")[0]
 
 
 def hint_at(problem: Problem, method: Method, index: int, *, firm: bool) -> str:

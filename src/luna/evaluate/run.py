@@ -1,39 +1,23 @@
 """The evaluate stage: child, parent, base and plain SFT on the same frozen items, with intervals and paired deltas."""
 
 import resource
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luna.arithmetic.reading import CLOSE
-from luna.errors import LunaError
-from luna.eval_set.items import EvalItem, eval_set_sha256, read_items, read_voice
+from luna.eval_set.items import EvalItem, Suite, eval_set_sha256, read_items, read_voice
+from luna.evaluate.asking import SUITES, Asked, accuracy, ask, pick
 from luna.evaluate.stats import detectable_effect, mcnemar_exact, paired_bootstrap, wilson
 from luna.evaluate.tone import tone_drift
-from luna.judge.run import same_answer
 from luna.laws import Item, Law, load_laws, violations
-from luna.lm.chat import prompt_ids
 from luna.lm.load import load_model
-from luna.lm.sample import Decoding, sample_replies
 from luna.outputs import read_json
-from luna.progress import bar, say
 from luna.records import Record
 from luna.settings import Settings
 
 Json = dict[str, Any]
-SUITES = ("recall", "generalize")
 CHILD = "child"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One model's replies to all items, whether each is right, and how long it took."""
-
-    replies: list[str]
-    right: list[bool]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -55,12 +39,12 @@ def evaluate(settings: Settings, records: Sequence[Record], root: Path) -> Evalu
     folder = root / "data" / "eval"
     items = read_items(folder)
     models = _models(settings, root)
-    asked = {name: _ask(settings, path, items, name) for name, path in models.items()}
+    asked = _ask_all(settings, models, items)
     child = asked[CHILD]
     laws = load_laws(root / settings.params.laws)
     broken = _broken_laws(laws, items, child, records)
     metrics: Json = {
-        **{suite: _accuracy(items, child, suite) for suite in SUITES},
+        **{suite: accuracy(items, child, suite) for suite in SUITES},
         "tone_drift": _drift(child.replies, read_voice(folder)),
         "law_violations": len(broken),
         "laws_broken": broken[:20],
@@ -76,54 +60,28 @@ def evaluate(settings: Settings, records: Sequence[Record], root: Path) -> Evalu
     return Evaluated(metrics, speed, _replies(items, child), _families(items, asked))
 
 
+def _ask_all(settings: Settings, models: Mapping[str, str], items: Sequence[EvalItem]) -> dict[str, Asked]:
+    """Every model's replies; two names of one model are asked once."""
+    by_path: dict[str, Asked] = {}
+    for name, path in models.items():
+        if path not in by_path:
+            by_path[path] = ask(settings, load_model(path, settings.preset.model, trainable=False), items, name)
+    return {name: by_path[path] for name, path in models.items()}
+
+
 def _models(settings: Settings, root: Path) -> dict[str, str]:
     teachers = read_json(root / "models" / "teachers" / "teachers.json")
     base = "models/base" if settings.preset.model.base == "scratch" else settings.preset.model.base
     return {CHILD: "models/luna", "sft": "models/sft", "parent": teachers["parent"]["path"], "base": base}
 
 
-def _ask(settings: Settings, path: str, items: Sequence[EvalItem], name: str) -> Asked:
-    preset = settings.preset
-    loaded = load_model(path, preset.model, trainable=False)
-    prompts = [prompt_ids(loaded.tokenizer, [{"role": "user", "content": item.question}]) for item in items]
-    decoding = Decoding(settings.params.evaluate.temperature, preset.student.max_new_tokens, preset.student.batch_size)
-    start = time.perf_counter()
-    with bar(f"evaluate {name}", len(items)) as advance:
-        replies = sample_replies(
-            loaded.model, loaded.tokenizer, prompts, decoding, settings.params.evaluate.seed, advance
-        )
-    seconds = time.perf_counter() - start
-    right = [_is_right(reply, item.answer) for reply, item in zip(replies, items, strict=True)]
-    asked = Asked(replies, right, seconds)
-    accuracies = "  ".join(f"{suite} {_accuracy(items, asked, suite):.3f}" for suite in SUITES)
-    say(f"evaluate  {name:<6}  {accuracies}")
-    return asked
-
-
-def _is_right(reply: str, answer: str) -> bool:
-    """The answer after the thinking is the expected one; a reply whose thinking never ends has none."""
-    _, closed, said = reply.rpartition(CLOSE)
-    return bool(closed or "<think>" not in reply) and same_answer(said, answer)
-
-
-def _pick(items: Sequence[EvalItem], asked: Asked, suite: str) -> list[bool]:
-    return [right for item, right in zip(items, asked.right, strict=True) if item.suite == suite]
-
-
-def _accuracy(items: Sequence[EvalItem], asked: Asked, suite: str) -> float:
-    picked = _pick(items, asked, suite)
-    if not picked:
-        raise LunaError(f"data/eval: holds no {suite} item; raise evaluate.{suite}_items in params.yaml")
-    return sum(picked) / len(picked)
-
-
-def _interval(items: Sequence[EvalItem], asked: Asked, suite: str) -> list[float]:
-    picked = _pick(items, asked, suite)
+def _interval(items: Sequence[EvalItem], asked: Asked, suite: Suite) -> list[float]:
+    picked = pick(items, asked, suite)
     return list(wilson(sum(picked), len(picked)))
 
 
 def _summary(items: Sequence[EvalItem], asked: Asked) -> Json:
-    return {suite: _accuracy(items, asked, suite) for suite in SUITES}
+    return {suite: accuracy(items, asked, suite) for suite in SUITES}
 
 
 def _paired(settings: Settings, items: Sequence[EvalItem], child: Asked, other: Asked) -> Json:
@@ -131,7 +89,7 @@ def _paired(settings: Settings, items: Sequence[EvalItem], child: Asked, other: 
     params = settings.params.evaluate
     out: Json = {}
     for suite in SUITES:
-        ours, theirs = _pick(items, child, suite), _pick(items, other, suite)
+        ours, theirs = pick(items, child, suite), pick(items, other, suite)
         found = paired_bootstrap(ours, theirs, params.bootstrap_samples, params.seed)
         out[suite] = {
             "delta": found.delta,

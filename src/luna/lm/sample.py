@@ -1,7 +1,7 @@
 """Batched sampling with a KV cache, for every causal LM that transformers knows.
 
-Prompts are grouped by length, finished rows leave the batch, and the noise of a row depends only on the seed and the
-row's place in its batch, so a run repeats exactly.
+Prompts are grouped by length, finished rows leave the batch, and one seeded generator draws for all rows in turn, so
+a run repeats exactly.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +13,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+THINKING_SHARE = 0.8  # of max_new_tokens; what is left is for the answer
+
+
 @dataclass(frozen=True)
 class Decoding:
-    """How replies are drawn. `temperature` 0 is greedy; `max_new_tokens` cuts a reply that does not end by itself."""
+    """How replies are drawn. `temperature` 0 is greedy; `max_new_tokens` cuts a reply that does not end by itself.
+
+    Where the tokenizer has `<think>` and `</think>` as tokens, a reply thinks at most once, and thinking that runs
+    over its share of the tokens is closed so that an answer follows (budget forcing; N. Muennighoff et al., "s1:
+    Simple test-time scaling", 2025).
+    """
 
     temperature: float = 0.0
     max_new_tokens: int = 256
     batch_size: int = 128
+
+    @property
+    def thinking_budget(self) -> int:
+        return int(self.max_new_tokens * THINKING_SHARE)
 
 
 def sample_replies(
@@ -65,12 +77,13 @@ def _sample_batch(
     from transformers import DynamicCache
 
     stop_ids = _stop_ids(model, tokenizer)
+    thinking = _Thinking.of(tokenizer, prompts, model.device)
     tokens_BT, mask_BT = _left_pad(prompts, tokenizer.pad_token_id, model.device)
     positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     alive = list(range(len(prompts)))
     replies: list[list[int]] = [[] for _ in prompts]
-    for _ in range(decoding.max_new_tokens):
+    for said in range(decoding.max_new_tokens):
         logits_BV = model(
             input_ids=tokens_BT,
             attention_mask=mask_BT,
@@ -79,7 +92,11 @@ def _sample_batch(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+        if thinking:
+            thinking.constrain(logits_BV, over_budget=said >= decoding.thinking_budget)
         next_B = _draw(logits_BV.float(), decoding.temperature, generator)
+        if thinking:
+            thinking.follow(next_B)
         going: list[int] = []
         for row, token in enumerate(next_B.tolist()):
             if token not in stop_ids:
@@ -91,11 +108,53 @@ def _sample_batch(
             keep = torch.tensor(going, device=model.device)
             cache.batch_select_indices(keep)
             mask_BT, positions_BT, next_B = mask_BT[keep], positions_BT[keep], next_B[keep]
+            if thinking:
+                thinking.keep(keep)
             alive = [alive[row] for row in going]
         tokens_BT = next_B[:, None]
         positions_BT = positions_BT[:, -1:] + 1
         mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(alive), 1)], dim=1)
     return replies
+
+
+class _Thinking:
+    """Keeps the thinking blocks of a batch well formed: opened at most once, closed once, and in time."""
+
+    BEFORE, INSIDE, AFTER = 0, 1, 2
+
+    def __init__(self, open_id: int, close_id: int, state_B: "torch.Tensor") -> None:
+        self.open_id, self.close_id, self.state_B = open_id, close_id, state_B
+
+    @classmethod
+    def of(
+        cls, tokenizer: "PreTrainedTokenizerBase", prompts: list[list[int]], device: "torch.device"
+    ) -> "_Thinking | None":
+        """None where the tokenizer has no such tokens. A prompt may end inside a block that is to be continued."""
+        import torch
+
+        vocabulary = tokenizer.get_vocab()
+        if "<think>" not in vocabulary or "</think>" not in vocabulary:
+            return None
+        open_id, close_id = vocabulary["<think>"], vocabulary["</think>"]
+        states = [int(prompt.count(open_id) > prompt.count(close_id)) for prompt in prompts]
+        return cls(open_id, close_id, torch.tensor(states, device=device))
+
+    def constrain(self, logits_BV: "torch.Tensor", *, over_budget: bool) -> None:
+        """Rule out, in place, the tokens that would break the form."""
+        inside_B = self.state_B == self.INSIDE
+        logits_BV[:, self.open_id].masked_fill_(self.state_B != self.BEFORE, float("-inf"))
+        logits_BV[:, self.close_id].masked_fill_(~inside_B, float("-inf"))
+        if over_budget and bool(inside_B.any()):
+            closing_V = logits_BV.new_full((logits_BV.shape[-1],), float("-inf"))
+            closing_V[self.close_id] = 0.0
+            logits_BV[inside_B] = closing_V
+
+    def follow(self, next_B: "torch.Tensor") -> None:
+        self.state_B = self.state_B.masked_fill(next_B == self.open_id, self.INSIDE)
+        self.state_B = self.state_B.masked_fill(next_B == self.close_id, self.AFTER)
+
+    def keep(self, rows: "torch.Tensor") -> None:
+        self.state_B = self.state_B[rows]
 
 
 def _stop_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> set[int]:

@@ -20,6 +20,7 @@ from luna.errors import LunaError
 from luna.lm.chat import IGNORE, Example
 from luna.progress import say
 from luna.settings import Training
+from luna.training.batches import LengthBuckets
 
 
 @dataclass
@@ -54,6 +55,11 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
     """
 
     tokens_seen = 0  # positions that went through the model, padding included
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthBuckets:
+        examples = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(ids) for ids in examples["input_ids"]]
+        return LengthBuckets(lengths, self.args.per_device_train_batch_size, self.args.data_seed)
 
     def token_loss(
         self, logits_NV: torch.Tensor, labels_N: torch.Tensor, num_items: float, inputs: Any
@@ -118,7 +124,6 @@ def make_trainer(
         gradient_checkpointing=training.gradient_checkpointing,
         adam_beta2=0.98,
         optim="adamw_torch_fused",
-        train_sampling_strategy="group_by_length",
         save_strategy="steps" if training.save_steps else "no",
         save_steps=training.save_steps or 500,
         save_total_limit=2,

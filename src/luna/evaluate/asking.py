@@ -1,0 +1,64 @@
+"""Asking a model the frozen items: replies, what is right, and how long it took."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from luna.arithmetic.reading import CLOSE, OPEN
+from luna.errors import LunaError
+from luna.eval_set.items import EvalItem, Suite
+from luna.judge.run import same_answer
+from luna.lm.chat import prompt_ids
+from luna.lm.load import LoadedModel
+from luna.lm.sample import Decoding, sample_replies
+from luna.progress import bar, say
+from luna.settings import Settings
+
+SUITES: tuple[Suite, ...] = ("recall", "generalize")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One model's replies to all items, whether each is right, and the seconds it took."""
+
+    replies: list[str]
+    right: list[bool]
+    seconds: float
+
+
+def ask(settings: Settings, loaded: LoadedModel, items: Sequence[EvalItem], name: str) -> Asked:
+    """Ask every item; `name` is for the log."""
+    student, how = settings.preset.student, settings.params.evaluate
+    prompts = [prompt_ids(loaded.tokenizer, [{"role": "user", "content": item.question}]) for item in items]
+    decoding = Decoding(how.temperature, student.max_new_tokens, student.batch_size)
+    start = time.perf_counter()
+    with bar(f"evaluate {name}", len(items)) as advance:
+        replies = sample_replies(loaded.model, loaded.tokenizer, prompts, decoding, how.seed, advance)
+    seconds = time.perf_counter() - start
+    asked = Asked(replies, [is_right(reply, item.answer) for reply, item in zip(replies, items, strict=True)], seconds)
+    accuracies = "  ".join(f"{suite} {accuracy(items, asked, suite):.3f}" for suite in SUITES)
+    say(f"evaluate  {name:<6}  {accuracies}")
+    return asked
+
+
+def is_right(reply: str, answer: str) -> bool:
+    """The answer after the thinking is the expected one; a reply whose thinking never ends has none."""
+    _, closed, said = reply.rpartition(CLOSE)
+    return bool(closed or OPEN not in reply) and same_answer(said, answer)
+
+
+def pick(items: Sequence[EvalItem], asked: Asked, suite: Suite) -> list[bool]:
+    """Right or wrong for the items of one suite, in their order."""
+    return [right for item, right in zip(items, asked.right, strict=True) if item.suite == suite]
+
+
+def accuracy(items: Sequence[EvalItem], asked: Asked, suite: Suite) -> float:
+    """Share of right replies in a suite.
+
+    Raises:
+        LunaError: the suite is empty.
+    """
+    picked = pick(items, asked, suite)
+    if not picked:
+        raise LunaError(f"data/eval: holds no {suite} item; raise evaluate.{suite}_items in params.yaml")
+    return sum(picked) / len(picked)
