@@ -15,7 +15,7 @@ def main(folder: Path = Path("data/eval")) -> None:
     with running("eval_set") as settings:
         from luna.eval_set.items import write_eval_set
 
-        write_eval_set(folder, settings.params.evaluate)
+        write_eval_set(folder, settings.params.evaluate, settings.preset.subject)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def main(
 
         asked = {normalized(item.question) for item in read_items(eval_set)}
         laws = load_laws(ROOT / settings.params.laws)
-        judged = judge(read_records(source), read_dialogues(dialogues), laws, asked)
+        embedded = settings.preset.subject == "arithmetic"
+        judged = judge(read_records(source), read_dialogues(dialogues), laws, asked, arithmetic=embedded)
         write_records(accepted, judged.accepted)
         write_records(rejected, judged.rejected)
         write_json(metrics, judged.metrics)

@@ -81,9 +81,14 @@ class Enhancement(_Section):
 
 
 class Evaluation(_Section):
-    """The frozen eval set (its own seed, so that it never changes with the run's) and how it is asked."""
+    """The frozen eval set (its own seed, so that it never changes with the run's) and how it is asked.
+
+    `own_items` is a JSONL file of yours, {"id", "suite": "recall" or "generalize", "family", "question", "answer",
+    "reply"} a line, `reply` being an answer in the voice to be kept. Subjects other than arithmetic need one.
+    """
 
     seed: int = 0
+    own_items: str | None = None
     recall_items: Count
     generalize_items: Count
     temperature: Annotated[float, Field(ge=0.0)] = 0.0

@@ -14,6 +14,7 @@ from luna.arithmetic.corpus import thinking_reply
 from luna.arithmetic.layouts import choose_method, solve
 from luna.arithmetic.problems import SEALED_SKILLS, SKILLS, Problem, draw, sample, sample_sealed_range
 from luna.arithmetic.wording import ask
+from luna.errors import LunaError
 from luna.outputs import replacing
 from luna.records import read_lines, write_lines
 from luna.settings import Evaluation
@@ -97,12 +98,36 @@ def make_voice(settings: Evaluation, count: int = 1500) -> list[str]:
     return replies
 
 
-def write_eval_set(folder: Path, settings: Evaluation) -> None:
-    """Write items and voice into a folder."""
+def write_eval_set(folder: Path, settings: Evaluation, subject: str) -> None:
+    """Write items and voice into a folder: the user's own, or those of the embedded domain.
+
+    Raises:
+        LunaError: the subject has no eval set of its own and none is given, or a given line lacks a field.
+    """
+    if settings.own_items is None and subject != "arithmetic":
+        raise LunaError(
+            f"params.yaml: evaluate.own_items: there is no built-in eval set for {subject}; give a JSONL file"
+        )
+    items, voice = (
+        _own(Path(settings.own_items)) if settings.own_items else (make_items(settings), make_voice(settings))
+    )
     with replacing(folder) as aside:
         aside.mkdir()
-        write_lines(aside / ITEMS, (item._asdict() for item in make_items(settings)))
-        write_lines(aside / VOICE, ({"reply": reply} for reply in make_voice(settings)))
+        write_lines(aside / ITEMS, (item._asdict() for item in items))
+        write_lines(aside / VOICE, ({"reply": reply} for reply in voice))
+
+
+def _own(path: Path) -> tuple[list[EvalItem], list[str]]:
+    if not path.is_file():
+        raise LunaError(f"{path}: no such file; mend evaluate.own_items in params.yaml")
+    items, voice = [], []
+    for number, row in enumerate(read_lines(path), start=1):
+        missing = [name for name in (*EvalItem._fields, "reply") if not isinstance(row.get(name), str)]
+        if missing:
+            raise LunaError(f"{path}:{number}: {missing[0]}: is missing or no text; add it")
+        items.append(EvalItem(**{name: row[name] for name in EvalItem._fields}))
+        voice.append(row["reply"])
+    return items, voice
 
 
 def read_items(folder: Path) -> list[EvalItem]:

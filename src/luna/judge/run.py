@@ -30,19 +30,28 @@ class Judged:
 
 
 def judge(
-    records: Sequence[Record], dialogues: Sequence[Dialogue], laws: Sequence[Law], eval_questions: set[str]
+    records: Sequence[Record],
+    dialogues: Sequence[Dialogue],
+    laws: Sequence[Law],
+    eval_questions: set[str],
+    *,
+    arithmetic: bool,
 ) -> Judged:
     """Sort records into accepted and rejected.
 
     Args:
         dialogues: of the same questions in the same order, as the enhance stage wrote them.
         eval_questions: the questions of the eval set, normalized.
+        arithmetic: the records are of the embedded domain, whose answers can be compared and whose sealed range and
+            compositions must stay sealed.
     """
     accepted: list[Record] = []
     rejected: list[Record] = []
     seen: set[str] = set()
     for record, dialogue in zip(records, dialogues, strict=True):
         reason = _objection(record, dialogue, laws, eval_questions, seen)
+        if reason is None and arithmetic:
+            reason = _arithmetic_objection(record, dialogue)
         if reason is None:
             seen.add(normalized(record.question))
             accepted.append(_with(record, attempts=[asdict(turn) for turn in dialogue.turns]))
@@ -72,13 +81,18 @@ def _objection(
     if not dialogue.converged:
         return f"not converged: {dialogue.turns[-1].reason}"
     final = dialogue.turns[-1].attempt
+    broken = violations(laws, "data", [Item(final, "final attempt"), Item(record.thinking, "thinking")])
+    broken += violations(laws, "hint", [Item(hint, "hint", record.answer) for hint in dialogue.hints])
+    return f"law: {broken[0].law} broken in {broken[0].where}: {broken[0].excerpt}" if broken else None
+
+
+def _arithmetic_objection(record: Record, dialogue: Dialogue) -> str | None:
+    final = dialogue.turns[-1].attempt
     if not same_answer(split_reply(final)[1], record.answer):
         return f"disputed: the student's answer was judged right, but the record says {record.answer!r}"
     if holds_sealed(final):
         return "sealed: the student's way works on numbers that are kept for evaluation"
-    broken = violations(laws, "data", [Item(final, "final attempt"), Item(record.thinking, "thinking")])
-    broken += violations(laws, "hint", [Item(hint, "hint", record.answer) for hint in dialogue.hints])
-    return f"law: {broken[0].law} broken in {broken[0].where}: {broken[0].excerpt}" if broken else None
+    return None
 
 
 def same_answer(one: str, other: str) -> bool:

@@ -11,6 +11,7 @@ from luna.lm.card import model_card
 from luna.lm.load import save_model
 from luna.lm.sample import Decoding
 from luna.lm.scratch import random_llama, train_tokenizer
+from luna.outputs import replacing, write_json
 from luna.pretrain.documents import encode_corpus, text_of, write_corpus
 from luna.pretrain.probe import Probe, probe
 from luna.progress import say
@@ -39,15 +40,14 @@ class WindowStop(TrainerCallback):
         control.should_training_stop = self.last.accuracy >= self.window.lowest
 
 
-def pretrain(settings: Settings, scratch_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, Any]]:
+def pretrain(
+    settings: Settings, recipe: Pretraining, scratch_dir: Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, Any]]:
     """Train the base from nothing. Returns model, tokenizer and the metrics of the stage.
 
     Raises:
         LunaError: the base ended outside its accuracy window.
     """
-    recipe = settings.preset.pretrain
-    if recipe is None:
-        raise LunaError("pretrain: the preset trains no base; remove the stage or use `model.base: scratch`")
     seed = settings.params.seed
     tokenizer = _tokenizer(recipe)
     model = random_llama(
@@ -130,8 +130,17 @@ def _check_window(recipe: Pretraining, last: Probe) -> None:
 
 
 def write_base(settings: Settings, folder: Path, scratch_dir: Path) -> dict[str, Any]:
-    """Train the base and put it into `folder`; returns the metrics."""
-    model, tokenizer, metrics = pretrain(settings, scratch_dir)
+    """Train the base and put it into `folder`; returns the metrics.
+
+    A preset with a base of its own is not trained: the folder then only names it.
+    """
+    if settings.preset.pretrain is None:
+        named: dict[str, Any] = {"base": settings.preset.model.base, "revision": settings.preset.model.revision}
+        with replacing(folder) as aside:
+            aside.mkdir()
+            write_json(aside / "base.json", named)
+        return named
+    model, tokenizer, metrics = pretrain(settings, settings.preset.pretrain, scratch_dir)
     card = model_card(
         "Luna, age 2",
         base="scratch",
