@@ -20,8 +20,9 @@ def main(
 ) -> None:
     """Write accepted and rejected records and how many there are."""
     with running("judge") as settings:
+        from luna.answers import normalized
         from luna.enhance.dialogues import read_dialogues
-        from luna.eval_set.items import normalized, read_items
+        from luna.eval_set.items import read_items
         from luna.judge.run import judge
         from luna.laws import load_laws
         from luna.outputs import write_json

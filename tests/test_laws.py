@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from luna import laws as laws_module
 from luna.arithmetic.corpus import thinking_reply
 from luna.arithmetic.layouts import choose_method, solve
 from luna.arithmetic.problems import SEALED_SKILLS, SKILLS, draw
 from luna.arithmetic.tutor import hint_at
 from luna.errors import LunaError
-from luna import laws as laws_module
 from luna.laws import Item, Law, LawError, Question, load_laws, violations
 
 LAWS_FILE = Path(__file__).parents[2] / "laws.yaml"

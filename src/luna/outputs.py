@@ -58,7 +58,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise LunaError(f"{path}: no such file; run `dvc repro`")
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LunaError(f"{path}: is broken JSON ({error}); run `dvc repro --force`") from error
     return value
 
 

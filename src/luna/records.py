@@ -70,9 +70,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _parse(path: Path, number: int, line: str) -> Record:
     try:
-        record = Record.model_validate(json.loads(line))
-    except json.JSONDecodeError as error:
-        raise BadRecord(f"{path}:{number}: broken JSON at column {error.colno} ({error.msg}); mend the line") from error
+        record = Record.model_validate(_object(path, number, line))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the line"
@@ -100,4 +98,16 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read JSON objects, a line each, that a stage wrote."""
-    return [json.loads(line) for _, line in _lines(path)]
+    if not path.is_file():
+        raise BadRecord(f"{path}: no such file; run `dvc repro`")
+    return [_object(path, number, line) for number, line in _lines(path)]
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line.strip())
+    except json.JSONDecodeError as error:
+        raise BadRecord(f"{path}:{number}: broken JSON at column {error.colno} ({error.msg}); mend the line") from error
+    if not isinstance(value, dict):
+        raise BadRecord(f"{path}:{number}: is no JSON object; mend the line")
+    return value

@@ -310,6 +310,8 @@ def _read(path: Path, section: type[SectionT]) -> SectionT:
         raise BadSettings(f"{path}: no such file; run from the root of the repo")
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadSettings(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except yaml.YAMLError as error:
         problem = str(error).replace("\n", " ")
         raise BadSettings(f"{path}: is no YAML: {problem}; mend that line") from error

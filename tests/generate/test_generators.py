@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,15 +17,20 @@ from luna.generate.socratic import SocraticGenerator
 from luna.generate.subject import Templates, load_subject
 from luna.generate.system_prompt import generate_enhanced_system_prompt, generate_socratic_system_prompt
 from luna.generate.templates import PromptGenerator
+from luna.laws import Item, load_laws, violations
+from luna.settings import load_preset
 
-SUBJECTS = [load_subject("arithmetic"), load_subject("code")]
-ARITHMETIC, CODE = SUBJECTS
+ROOT = Path(__file__).parents[2]
+SUBJECTS = sorted({load_preset(path).subject for path in (ROOT / "presets").glob("*.yaml")})
+ARITHMETIC, CODE, SOCRATIC = (load_subject(name) for name in ("arithmetic", "code", "socratic"))
 APPROACHES = ("self-instruct", "curriculum", "chain-of-thought", "template", "socratic")
+KINDS = ("Clarification", "Assumptions", "Evidence", "Perspective", "Implications", "Meta-questions")
 
 
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+@pytest.mark.parametrize("name", SUBJECTS)
 @pytest.mark.parametrize("approach", APPROACHES)
-def test_prompts_are_whole_varied_and_repeatable(subject, approach):
+def test_every_preset_has_prompts_that_are_whole_varied_and_repeatable(name, approach):
+    subject = load_subject(name)
     prompts = prompts_of(approach, subject, 60, seed=4)
     assert len(prompts) == 60
     assert prompts == prompts_of(approach, subject, 60, seed=4) != prompts_of(approach, subject, 60, seed=5)
@@ -94,8 +100,7 @@ def test_the_socratic_prompt_states_numbers_topic_kinds_and_arc():
         "JSON array",
     ):
         assert words in text
-    for kind in ("Clarification", "Assumptions", "Evidence", "Perspective", "Implications", "Meta-questions"):
-        assert kind in text
+    assert all(kind in text for kind in KINDS)
 
 
 @settings(max_examples=60, deadline=None)
@@ -128,6 +133,35 @@ def test_system_prompts():
     assert "1. Restate" in text
     assert len(generate_enhanced_system_prompt(ARITHMETIC)) < 200
     assert "never give the answer" in generate_socratic_system_prompt(ARITHMETIC)
+
+
+def test_the_tutor_takes_any_topic():
+    for topic in ("general", "mathematics"):
+        prompt = SocraticGenerator(SOCRATIC, 1, topic=topic).generate_dialogue_prompts(1)[0]
+        assert f"Topic: {topic}\n" in prompt.text
+    drawn = SocraticGenerator(SOCRATIC, 1).generate_dialogue_prompts(80)
+    assert Counter(prompt.facets["area"] for prompt in drawn) == {area.title: 10 for area in SOCRATIC.curriculum.areas}
+
+
+def test_single_turns_of_the_tutor_spread_the_six_kinds_of_question():
+    for approach in ("self-instruct", "curriculum"):
+        prompts = prompts_of(approach, SOCRATIC, 60, 1)
+        kinds = Counter(prompt.facets["kind"].partition(":")[0] for prompt in prompts)
+        assert kinds == {kind.lower(): 10 for kind in KINDS}
+        assert all(prompt.facets["kind"] in prompt.text for prompt in prompts)
+
+
+def test_no_prompt_for_a_single_turn_of_the_tutor_asks_for_the_solution():
+    for prompt in mixed_prompts("balanced", SOCRATIC, 60, 0):
+        assert "holds neither the solution" in prompt.text
+        assert "want to be led to it by a question" in prompt.text
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_system_prompts_keep_the_laws_of_training_texts(name):
+    subject, laws = load_subject(name), load_laws(ROOT / "laws.yaml")
+    for write in (generate_enhanced_system_prompt, generate_socratic_system_prompt):
+        assert not violations(laws, "data", [Item(write(subject), write.__name__)])
 
 
 def test_arithmetic_prompts_are_short():

@@ -1,9 +1,14 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
 from luna.arithmetic.problems import SKILLS
 from luna.errors import BadSettings
 from luna.generate.subject import fill, load_subject, load_templates
+from luna.settings import load_preset
+
+PRESETS = sorted((Path(__file__).parents[2] / "presets").glob("*.yaml"))
 
 CATEGORIES = {
     "open-ended",
@@ -26,6 +31,37 @@ AREAS = {
     "performance-optimisation",
     "concurrency-patterns",
 }
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_the_subject_of_every_preset_exists(path):
+    preset = load_preset(path)
+    assert load_subject(preset.subject).name == preset.subject
+
+
+def test_the_socratic_subject_is_complete():
+    socratic = load_subject("socratic")
+    areas = {area.name for area in socratic.curriculum.areas}
+    assert areas >= {"general", "mathematics", "science", "history", "ethics", "programming"}
+    assert all(len(set(area.concepts)) == len(area.concepts) >= 10 for area in socratic.curriculum.areas)
+    assert len({category.name for category in socratic.self_instruct.categories}) >= 10
+    assert len(socratic.chain_of_thought.steps) == 7
+    kinds = [kind.partition(":")[0] for kind in socratic.slots["kind"]]
+    assert kinds == ["clarification", "assumptions", "evidence", "perspective", "implications", "meta-questions"]
+    persona = " ".join(socratic.socratic.persona.split())
+    assert all(f"{number}. {kind.capitalize()}: " in persona for number, kind in enumerate(kinds, start=1))
+    for principle in (
+        "You probe instead of answering",
+        "challenge assumptions gently",
+        "guide discovery",
+        "break a big problem down",
+        "why and how",
+        "analogy",
+        "acknowledge good reasoning",
+        "push one step deeper",
+        "next steps, which the learner says in their own words",
+    ):
+        assert principle in persona
 
 
 def test_the_code_subject_is_complete():

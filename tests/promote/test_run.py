@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from luna.errors import LunaError
-from luna.promote.run import PromoteError, card, promote, weights_sha256
+from luna.lm.weights import weights_sha256
+from luna.promote.run import PromoteError, card, promote
 from luna.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]

@@ -147,8 +147,3 @@ def eval_set_sha256(folder: Path) -> str:
         digest.update(json.dumps([name, (folder / name).stat().st_size]).encode())
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
-
-
-def normalized(text: str) -> str:
-    """A text for comparison: lower case, single blanks."""
-    return " ".join(text.casefold().split())

@@ -4,10 +4,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from luna.answers import same_answer
 from luna.arithmetic.reading import CLOSE, OPEN
 from luna.errors import LunaError
 from luna.eval_set.items import EvalItem, Suite
-from luna.judge.run import same_answer
 from luna.lm.chat import prompt_ids
 from luna.lm.load import LoadedModel
 from luna.lm.sample import Decoding, sample_replies

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from luna.answers import normalized, same_answer
 from luna.arithmetic.problems import holds_sealed
-from luna.arithmetic.reading import last_number
 from luna.enhance.students import Dialogue
 from luna.enhance.thinking import split_reply
-from luna.eval_set.items import normalized
+from luna.errors import BadRecord
 from luna.laws import Item, Law, violations
 from luna.records import Record
 
@@ -45,6 +45,9 @@ def judge(
         arithmetic: the records are of the embedded domain, whose answers can be compared and whose sealed range and
             compositions must stay sealed.
     """
+    asked = [[(turn["role"], turn["content"]) for turn in dialogue.context][-1:] for dialogue in dialogues]
+    if asked != [[("user", record.question)] for record in records]:
+        raise BadRecord("data/dialogues.jsonl: is of another run than the records; run `dvc repro --force enhance`")
     accepted: list[Record] = []
     rejected: list[Record] = []
     seen: set[str] = set()
@@ -93,14 +96,6 @@ def _arithmetic_objection(record: Record, dialogue: Dialogue) -> str | None:
     if holds_sealed(final):
         return "sealed: the student's way works on numbers that are kept for evaluation"
     return None
-
-
-def same_answer(one: str, other: str) -> bool:
-    """Equal as text, or as the last number of each where both end in one."""
-    if normalized(one) == normalized(other):
-        return True
-    numbers = (last_number(one), last_number(other))
-    return numbers[0] is not None and numbers[0] == numbers[1]
 
 
 def _with(record: Record, **fields: Any) -> Record:

@@ -77,7 +77,7 @@ def _sample_batch(
     from transformers import DynamicCache
 
     stop_ids = _stop_ids(model, tokenizer)
-    thinking = _Thinking.of(tokenizer, prompts, model.device)
+    thinking = _Thinking.of(tokenizer, prompts, stop_ids, model.device)
     tokens_BT, mask_BT = _left_pad(prompts, tokenizer.pad_token_id, model.device)
     positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
@@ -122,12 +122,12 @@ class _Thinking:
 
     BEFORE, INSIDE, AFTER = 0, 1, 2
 
-    def __init__(self, open_id: int, close_id: int, state_B: "torch.Tensor") -> None:
-        self.open_id, self.close_id, self.state_B = open_id, close_id, state_B
+    def __init__(self, open_id: int, close_id: int, stop_ids: list[int], state_B: "torch.Tensor") -> None:
+        self.open_id, self.close_id, self.stop_ids, self.state_B = open_id, close_id, stop_ids, state_B
 
     @classmethod
     def of(
-        cls, tokenizer: "PreTrainedTokenizerBase", prompts: list[list[int]], device: "torch.device"
+        cls, tokenizer: "PreTrainedTokenizerBase", prompts: list[list[int]], stop_ids: set[int], device: "torch.device"
     ) -> "_Thinking | None":
         """None where the tokenizer has no such tokens. A prompt may end inside a block that is to be continued."""
         import torch
@@ -137,13 +137,15 @@ class _Thinking:
             return None
         open_id, close_id = vocabulary["<think>"], vocabulary["</think>"]
         states = [int(prompt.count(open_id) > prompt.count(close_id)) for prompt in prompts]
-        return cls(open_id, close_id, torch.tensor(states, device=device))
+        return cls(open_id, close_id, sorted(stop_ids), torch.tensor(states, device=device))
 
     def constrain(self, logits_BV: "torch.Tensor", *, over_budget: bool) -> None:
         """Rule out, in place, the tokens that would break the form."""
         inside_B = self.state_B == self.INSIDE
         logits_BV[:, self.open_id].masked_fill_(self.state_B != self.BEFORE, float("-inf"))
         logits_BV[:, self.close_id].masked_fill_(~inside_B, float("-inf"))
+        for stop_id in self.stop_ids:
+            logits_BV[:, stop_id].masked_fill_(inside_B, float("-inf"))
         if over_budget and bool(inside_B.any()):
             closing_V = logits_BV.new_full((logits_BV.shape[-1],), float("-inf"))
             closing_V[self.close_id] = 0.0

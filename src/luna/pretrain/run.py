@@ -2,7 +2,7 @@
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
 
@@ -40,10 +40,16 @@ class WindowStop(TrainerCallback):
         control.should_training_stop = self.last.accuracy >= self.window.lowest
 
 
-def pretrain(
-    settings: Settings, recipe: Pretraining, scratch_dir: Path
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, Any]]:
-    """Train the base from nothing. Returns model, tokenizer and the metrics of the stage.
+class Base(NamedTuple):
+    """A trained base and the metrics of its making."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    metrics: dict[str, Any]
+
+
+def pretrain(settings: Settings, recipe: Pretraining, scratch_dir: Path) -> Base:
+    """Train the base from nothing.
 
     Raises:
         LunaError: the base ended outside its accuracy window.
@@ -68,7 +74,7 @@ def pretrain(
     if last is not None:
         _check_window(recipe, last)
         metrics |= {"probe_accuracy": last.accuracy, "probe_by_skill": last.by_skill}
-    return model, tokenizer, metrics
+    return Base(model, tokenizer, metrics)
 
 
 def _tokenizer(recipe: Pretraining) -> PreTrainedTokenizerFast:

@@ -3,13 +3,13 @@
 Nothing is committed or tagged here, and a rejection is a result, not a failure: `luna release` acts on the verdict.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from luna.errors import LunaError
+from luna.lm.weights import weights_sha256
 from luna.outputs import write_json
 from luna.promote.gates import Gate, Metrics, decide, metrics_of
 from luna.promote.manifest import build_manifest
@@ -86,24 +86,6 @@ def _counts(enhancement: Json, distillation: Json) -> Json:
         "enhanced": enhancement.get("enhanced_examples"),
         "replayed_of_each": distillation.get("replay_size"),
     }
-
-
-def weights_sha256(folder: Path) -> str:
-    """The sha256 over the weights in a model folder: model.safetensors, or all *.safetensors in the order of names.
-
-    Raises:
-        PromoteError: the folder holds no safetensors.
-    """
-    whole = folder / "model.safetensors"
-    files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise PromoteError(f"{folder}: holds no *.safetensors; run `dvc repro distill`")
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _read(path: Path, stage: str) -> Json:

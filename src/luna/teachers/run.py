@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from luna.errors import LunaError
+from luna.lm.weights import weights_sha256
 from luna.outputs import replacing
-from luna.promote.run import weights_sha256
 from luna.settings import Settings
 
 Json = dict[str, Any]

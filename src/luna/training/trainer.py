@@ -30,6 +30,9 @@ class StepLog(TrainerCallback):
     title: str
     rows: list[dict[str, float]] = field(default_factory=list)
 
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_log |= state.global_step == state.max_steps  # the last loss is a metric of the run
+
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if logs is None or "loss" not in logs:
             return

@@ -1,0 +1,115 @@
+"""A tiny model of the embedded kind, made on the spot, and settings that fit it."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported: no test asks a hub
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+from luna.arithmetic.corpus import document, level_weights, thinking_reply
+from luna.arithmetic.layouts import solve
+from luna.arithmetic.problems import SKILLS, Problem, sample
+from luna.arithmetic.tutor import hint, judge
+from luna.arithmetic.wording import ask
+from luna.records import Record
+from luna.settings import Settings, load_settings
+
+hypothesis.settings.register_profile("luna", derandomize=True, deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("luna")
+
+REPO = Path(__file__).parents[1]
+QUICK = {"epochs": None, "max_steps": 3, "batch_size": 4, "gradient_accumulation": 1, "save_steps": None}
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random weights, a tokenizer that knows arithmetic, and what `load_model` needs beside them."""
+    from luna.lm.load import save_model
+    from luna.lm.scratch import random_llama, train_tokenizer
+
+    rng, skills = random.Random(0), level_weights([1.0, 1.0, 1.0, 1.0])
+    documents = [document(rng, kind, skills) for kind in ("worked", "hinted") for _ in range(200)]
+    tokenizer = train_tokenizer(("".join(segment.text for segment in doc) for doc in documents), 320)
+    shape = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "max_length": 512}
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    save_model(random_llama(tokenizer, seed=0, **shape), tokenizer, folder, "# tiny\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> Callable[..., Settings]:
+    """Settings of the embedded default, cut down to the tiny model; `params` and `preset` replace what they name."""
+    loaded = load_settings(REPO)
+    preset = loaded.preset.model_copy(
+        update={
+            "model": loaded.preset.model.model_copy(update={"max_length": 512, "lora": None}),
+            "student": loaded.preset.student.model_copy(update={"max_new_tokens": 8, "batch_size": 64}),
+            "sft": loaded.preset.sft.model_copy(update=QUICK),
+            "distill": loaded.preset.distill.model_copy(update=QUICK),
+        }
+    )
+    evaluation = loaded.params.evaluate.model_copy(update={"recall_items": 14, "generalize_items": 8})
+    first = {"generation": "Luna-G001", "parent": None, "grandparent": None, "seed": 0, "threads": 1}
+    wired = {"student_init": "sft", "teachers": loaded.params.teachers.model_copy(update={"critic": "parent"})}
+    base = loaded.params.model_copy(update={**first, **wired, "evaluate": evaluation})
+
+    def make(params: dict[str, Any] | None = None, preset_: dict[str, Any] | None = None) -> Settings:
+        return Settings(params=base.model_copy(update=params or {}), preset=preset.model_copy(update=preset_ or {}))
+
+    return make
+
+
+@pytest.fixture
+def luna_root(tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root as the stages see it, the working directory at once: a base, and parents that are this base."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model_folder, "models/base")
+    shutil.copy(REPO / "laws.yaml", "laws.yaml")
+    base = {"gen": None, "source": "base", "path": "models/base"}
+    Path("models/teachers").mkdir()
+    Path("models/teachers/teachers.json").write_text(json.dumps({"parent": base, "grandparent": base}))
+    return Path()
+
+
+def write_wrong(lines: list[str], index: int) -> list[str]:
+    """The same lines with the last digit of one of them changed."""
+    line = lines[index]
+    return [*lines[:index], line[:-1] + str((int(line[-1]) + 1) % 10), *lines[index + 1 :]]
+
+
+def _attempts(problem: Problem, wrong: int) -> list[dict[str, Any]]:
+    """`wrong` attempts with a hint each, then the right one, as the judge stage leaves them in a record."""
+    lines = solve(problem)
+    turns = []
+    for number in range(wrong):
+        reply = thinking_reply(write_wrong(lines, len(lines) - 2), problem.answer + 1)
+        verdict = judge(problem, reply)
+        said = hint(problem, reply, firm=number > 0)
+        turns.append((reply, False, verdict.reason, verdict.first_wrong_line, said))
+    turns.append((thinking_reply(lines, problem.answer), True, "right", None, None))
+    names = ("attempt", "correct", "reason", "first_wrong_line", "hint")
+    return [dict(zip(names, turn, strict=True)) for turn in turns]
+
+
+@pytest.fixture(scope="session")
+def accepted_records() -> list[Record]:
+    """Twelve records as the judge stage accepts them: right at once, after one hint and after two, in turn."""
+    rng = random.Random(3)
+    records = []
+    for number in range(12):
+        problem = sample(rng, list(SKILLS.values())[number % len(SKILLS)])
+        messages = [
+            {"role": "user", "content": ask(rng, problem)},
+            {"role": "assistant", "content": str(problem.answer)},
+        ]
+        metadata = {"id": f"r{number}", "thinking": "thought", "attempts": _attempts(problem, number % 3)}
+        records.append(Record.model_validate({"messages": messages, "metadata": metadata}))
+    return records

@@ -1,0 +1,345 @@
+"""The loop with the real tutor, with a teacher on loopback that gives answers away, and with a tiny model."""
+
+import json
+import random
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from luna.arithmetic.corpus import thinking_reply
+from luna.arithmetic.layouts import solve
+from luna.arithmetic.problems import SKILLS, Problem, sample
+from luna.arithmetic.tutor import judge as judge_exactly
+from luna.arithmetic.wording import ask
+from luna.enhance.loop import SAFE_HINT, ExactJudge, HintingTeacher, ModelJudge, ask_and_read, converse
+from luna.enhance.run import enhance
+from luna.enhance.students import Dialogue, Turn
+from luna.enhance.thinking import AHA, iterative_thinking
+from luna.errors import TeacherError
+from luna.laws import reveals_answer
+from luna.llm.client import Client, Request
+from luna.llm.replies import read_json
+from luna.records import Record
+from luna.settings import Endpoint, Settings
+
+TUTOR = Endpoint(model="luna-tutor/arithmetic", concurrency=8)
+LIMIT = 3
+
+
+class Scripted:
+    """A student that is right in a given attempt, or never (0); until then its ones are wrong."""
+
+    def __init__(self, problems: Sequence[Problem], right_in: Sequence[int]) -> None:
+        self.lines = {str(problem): solve(problem) for problem in problems}
+        self.by_question: dict[str, tuple[Problem, int]] = {}
+        self.problems, self.right_in = problems, right_in
+        self.seeds: list[int] = []
+        self.hints_seen: list[list[int]] = []
+
+    def dialogues(self) -> list[Dialogue]:
+        for number, (problem, right_in) in enumerate(zip(self.problems, self.right_in, strict=True)):
+            self.by_question[ask(random.Random(number), problem)] = (problem, right_in)
+        return [Dialogue([{"role": "user", "content": question}]) for question in self.by_question]
+
+    def attempt(self, dialogues: Sequence[Dialogue], seed: int) -> list[str]:
+        self.seeds.append(seed)
+        self.hints_seen.append([len(dialogue.hints) for dialogue in dialogues])
+        return [self._say(dialogue) for dialogue in dialogues]
+
+    def _say(self, dialogue: Dialogue) -> str:
+        problem, right_in = self.by_question[dialogue.question]
+        lines = solve(problem)
+        if len(dialogue.turns) + 1 == right_in:
+            return thinking_reply(lines, problem.answer)
+        wrong = lines[1][:-1] + str((int(lines[1][-1]) + 1) % 10)
+        return thinking_reply([lines[0], wrong, *lines[2:]], problem.answer + 1)
+
+
+def _problems(count: int) -> list[Problem]:
+    rng = random.Random(8)
+    return [sample(rng, list(SKILLS.values())[number % len(SKILLS)]) for number in range(count)]
+
+
+@pytest.fixture
+def talked() -> tuple[Scripted, list[Dialogue], HintingTeacher]:
+    """Twelve questions after the loop: right in attempt 1, 2, 3 or never, in turn."""
+    problems = _problems(12)
+    student = Scripted(problems, [1, 2, 3, 0] * 3)
+    dialogues = student.dialogues()
+    teacher = HintingTeacher(Client(TUTOR), [str(problem.answer) for problem in problems])
+    converse(dialogues, student, ModelJudge(Client(TUTOR, "judge")), teacher, LIMIT, seed=5)
+    return student, dialogues, teacher
+
+
+def test_a_dialogue_stops_when_it_is_right_and_after_the_last_iteration(
+    talked: tuple[Scripted, list[Dialogue], HintingTeacher],
+) -> None:
+    student, dialogues, _ = talked
+    assert [len(dialogue.turns) for dialogue in dialogues] == [1, 2, 3, 3] * 3
+    assert [dialogue.converged for dialogue in dialogues] == [True, True, True, False] * 3
+    assert [len(seen) for seen in student.hints_seen] == [12, 9, 6]
+    assert len(set(student.seeds)) == 3
+
+
+def test_hints_follow_wrong_attempts_only_and_never_the_last(
+    talked: tuple[Scripted, list[Dialogue], HintingTeacher],
+) -> None:
+    student, dialogues, teacher = talked
+    assert student.hints_seen == [[0] * 12, [1] * 9, [2] * 6]
+    for dialogue in dialogues:
+        assert [turn.hint is not None for turn in dialogue.turns] == [*[True] * (len(dialogue.turns) - 1), False]
+        assert all(not turn.correct for turn in dialogue.turns[:-1])
+        problem, _ = student.by_question[dialogue.question]
+        assert not any(reveals_answer(hint, str(problem.answer)) for hint in dialogue.hints)
+        assert all(turn.first_wrong_line == 1 for turn in dialogue.turns if not turn.correct)
+    assert (teacher.leaks.caught, teacher.leaks.kept) == (0, 0)
+
+
+def test_the_story_of_a_real_dialogue_holds_its_hints_and_its_aha(
+    talked: tuple[Scripted, list[Dialogue], HintingTeacher],
+) -> None:
+    for dialogue in talked[1]:
+        story = iterative_thinking(dialogue)
+        assert all(hint in story for hint in dialogue.hints)
+        # The scripted student repeats its mistake until it is right, so only the last hint can land.
+        assert story.count(AHA) == (dialogue.converged and len(dialogue.turns) > 1)
+        assert len(story) > 200
+
+
+def test_the_model_judge_and_the_exact_one_agree() -> None:
+    problems = _problems(12)
+    student = Scripted(problems, [1, 0, 2, 0] * 3)
+    dialogues = student.dialogues()
+    attempts = student.attempt(dialogues, 0)
+    exact = ExactJudge().verdicts(dialogues, attempts)
+    assert ModelJudge(Client(TUTOR, "judge")).verdicts(dialogues, attempts) == exact
+    assert exact == [judge_exactly(problem, said) for problem, said in zip(problems, attempts, strict=True)]
+    assert [verdict.correct for verdict in exact] == [True, False, False, False] * 3
+
+
+def test_blind_retries_are_given_no_hint_and_count_the_open_ones() -> None:
+    student, open_ = Scripted(_problems(4), [1, 2, 3, 0]), []
+    dialogues = student.dialogues()
+    converse(dialogues, student, ExactJudge(), None, LIMIT, 0, lambda number, left: open_.append((number, left)))
+    assert open_ == [(1, 3), (2, 2), (3, 1)]
+    assert not any(dialogue.hints for dialogue in dialogues)
+    assert [len(dialogue.turns) for dialogue in dialogues] == [1, 2, 3, 3]
+
+
+def test_one_iteration_asks_once_and_hints_at_nothing() -> None:
+    student = Scripted(_problems(4), [1, 2, 3, 0])
+    dialogues = student.dialogues()
+    teacher = HintingTeacher(Client(TUTOR), ["0"] * 4)
+    converse(dialogues, student, ExactJudge(), teacher, 1, 0)
+    assert [len(dialogue.turns) for dialogue in dialogues] == [1] * 4
+    assert not any(dialogue.hints for dialogue in dialogues)
+    assert teacher.client.usage.calls == 0
+
+
+def test_the_exact_judge_names_a_question_it_cannot_read() -> None:
+    with pytest.raises(TeacherError, match=r"judge: exact cannot read 'Why\?'; use a model"):
+        ExactJudge().verdicts([Dialogue([{"role": "user", "content": "Why?"}])], ["Because."])
+
+
+# ---------------------------------------------------------------- a teacher that leaks
+
+
+class LeakyTeacher:
+    """Answers every request with the reply that `say` makes of its seed, in OpenAI's protocol."""
+
+    def __init__(self, say: Callable[[int], str]) -> None:
+        self.say, self.asked = say, []
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        base = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        return Endpoint(model="hosted_vllm/m", api_base=base, timeout=5.0, max_retries=1)
+
+
+def _handler(teacher: LeakyTeacher) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            teacher.asked.append(body)
+            message = {"role": "assistant", "content": teacher.say(body.get("seed") or 0)}
+            reply = {"id": "x", "object": "chat.completion", "created": 1, "model": "m"}
+            reply["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
+            data = json.dumps(reply).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    return Handler
+
+
+@pytest.fixture
+def leaky() -> Iterator[Callable[[Callable[[int], str]], LeakyTeacher]]:
+    started: list[LeakyTeacher] = []
+
+    def start(say: Callable[[int], str]) -> LeakyTeacher:
+        started.append(LeakyTeacher(say))
+        return started[-1]
+
+    yield start
+    for teacher in started:
+        teacher.http.shutdown()
+        teacher.http.server_close()
+
+
+def _hint(teacher: LeakyTeacher, answers: Sequence[str]) -> tuple[list[str], HintingTeacher]:
+    hinting = HintingTeacher(Client(teacher.endpoint), answers)
+    dialogues = [
+        Dialogue([{"role": "user", "content": f"What is 40+{number}?"}], [Turn("1", False, "wrong", 0)])
+        for number in range(len(answers))
+    ]
+    return hinting.hints(dialogues, range(len(answers))), hinting
+
+
+def test_a_leaking_hint_is_asked_for_again(leaky: Callable[[Callable[[int], str]], LeakyTeacher]) -> None:
+    teacher = leaky(lambda seed: json.dumps({"hint": "Look at the ones." if seed else "It is 40, I say."}))
+    hints, hinting = _hint(teacher, ["40", "41", "40"])
+    assert hints == ["Look at the ones.", "It is 40, I say.", "Look at the ones."]
+    assert (hinting.leaks.caught, hinting.leaks.kept) == (2, 0)
+    assert len(teacher.asked) == 5
+
+
+def test_a_hint_that_leaks_twice_is_replaced(leaky: Callable[[Callable[[int], str]], LeakyTeacher]) -> None:
+    teacher = leaky(lambda seed: json.dumps({"hint": f"Take {seed} and get 1,195."}))
+    hints, hinting = _hint(teacher, ["1195", "3"])
+    assert hints == [SAFE_HINT, "Take 0 and get 1,195."]
+    assert (hinting.leaks.caught, hinting.leaks.kept) == (1, 0)
+
+
+def test_a_leak_goes_by_the_answer_of_its_own_question(
+    leaky: Callable[[Callable[[int], str]], LeakyTeacher],
+) -> None:
+    """Later iterations ask about some of the questions only; each is checked against its own answer."""
+    teacher = leaky(lambda seed: json.dumps({"hint": "Look at 42 again."}))
+    hinting = HintingTeacher(Client(teacher.endpoint), ["41", "42", "43"])
+    dialogues = [Dialogue([{"role": "user", "content": "q"}], [Turn("1", False, "wrong", 0)]) for _ in range(2)]
+    assert hinting.hints(dialogues, [0, 2]) == ["Look at 42 again."] * 2
+    assert hinting.hints(dialogues, [1, 2]) == [SAFE_HINT, "Look at 42 again."]
+    assert hinting.leaks.caught == 1
+
+
+def test_a_reply_that_cannot_be_read_is_asked_for_once_more(
+    leaky: Callable[[Callable[[int], str]], LeakyTeacher],
+) -> None:
+    teacher = leaky(lambda seed: '{"hint": "Look."}' if seed else "Hm.")
+    assert _hint(teacher, ["1", "2"])[0] == ["Look.", "Look."]
+    assert len(teacher.asked) == 4
+    silent = leaky(lambda seed: "Hm.")
+    with pytest.raises(
+        TeacherError, match=r"^hosted_vllm/m: 2 replies cannot be read, twice \(no JSON\); choose"
+    ) as no:
+        _hint(silent, ["1", "2"])
+    assert "\n" not in str(no.value)
+
+
+def test_replies_keep_the_order_of_their_requests(leaky: Callable[[Callable[[int], str]], LeakyTeacher]) -> None:
+    teacher = leaky(lambda seed: json.dumps({"n": seed}) if seed else "no")
+    requests = [Request([{"role": "user", "content": str(number)}]) for number in range(5)]
+    assert ask_and_read(Client(teacher.endpoint), requests, lambda said: read_json(said, dict)[0]["n"]) == [1] * 5
+
+
+# ---------------------------------------------------------------- the stage with a tiny model
+
+
+def _records(count: int) -> list[Record]:
+    rng = random.Random(4)
+    out = []
+    for number, problem in enumerate(_problems(count)):
+        messages = [
+            {"role": "user", "content": ask(rng, problem)},
+            {"role": "assistant", "content": str(problem.answer)},
+        ]
+        out.append(Record.model_validate({"messages": messages, "metadata": {"id": number, "thinking": "old"}}))
+    return out
+
+
+def test_a_tiny_model_goes_through_the_stage(luna_root: Path, tiny_settings: Callable[..., Settings]) -> None:
+    records = _records(6)
+    enhanced = enhance(tiny_settings(), records, luna_root)
+    assert [record.messages for record in enhanced.records] == [record.messages for record in records]
+    assert [record.metadata["id"] for record in enhanced.records] == list(range(6))
+    metrics = enhanced.metrics
+    assert metrics["total_examples"] == metrics["enhanced_examples"] == 6
+    # Random weights never answer: every question takes all iterations and every hint but the last.
+    assert metrics["average_iterations"] == 3.0
+    assert metrics["hints_given"] == 12
+    assert metrics["convergence_rate"] == metrics["right_at_once"] == 0.0
+    assert (metrics["hint_leaks"], metrics["student"], metrics["student_override"]) == (0, "the base", False)
+    compared = metrics["hints_against_blind_retries"]
+    assert compared["n"] == 6
+    assert compared["gain"] == pytest.approx(compared["with_hints"] - compared["blind"])
+    assert compared["low"] <= compared["gain"] <= compared["high"]
+    for record, dialogue in zip(enhanced.records, enhanced.dialogues, strict=True):
+        assert record.metadata["thinking"] == iterative_thinking(dialogue)
+        assert record.metadata["original_thinking"] == "old"
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_the_same_run_repeats_and_another_seed_does_not(
+    luna_root: Path, tiny_settings: Callable[..., Settings]
+) -> None:
+    first, again = (enhance(tiny_settings(), _records(3), luna_root) for _ in range(2))
+    other = enhance(tiny_settings({"seed": 1}), _records(3), luna_root)
+    assert first == again
+    assert first.dialogues != other.dialogues
+
+
+def test_without_the_comparison_nothing_is_retried_blindly(
+    luna_root: Path, tiny_settings: Callable[..., Settings]
+) -> None:
+    settings = tiny_settings()
+    quiet = settings.params.enhance.model_copy(update={"blind_retries": False, "max_iterations": 1})
+    enhanced = enhance(tiny_settings({"enhance": quiet}, {"judge": "exact"}), _records(2), luna_root)
+    assert "hints_against_blind_retries" not in enhanced.metrics
+    assert enhanced.metrics["average_iterations"] == 1.0
+
+
+def test_another_student_is_used_and_reported(luna_root: Path, tiny_settings: Callable[..., Settings]) -> None:
+    shutil.move("models/base", "elsewhere")
+    settings = tiny_settings()
+    override = settings.params.enhance.model_copy(update={"student": "elsewhere", "blind_retries": False})
+    metrics = enhance(tiny_settings({"enhance": override}), _records(2), luna_root).metrics
+    assert metrics["student_override"] is True
+    assert "elsewhere" in metrics["student"]
+
+
+def test_the_comparison_is_paired_from_the_same_first_attempts(
+    luna_root: Path, tiny_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a student that is right as soon as it has a hint and never without, the gain is the share of wrong ones."""
+    problems = _problems(8)
+    student = Scripted(problems, [1, 2] * 4)
+    dialogues = student.dialogues()
+
+    class NeedsHints(Scripted):
+        def _say(self, dialogue: Dialogue) -> str:
+            problem, right_in = student.by_question[dialogue.question]
+            if right_in == 1 or dialogue.hints:
+                return thinking_reply(solve(problem), problem.answer)
+            return "<think>\n"
+
+    monkeypatch.setattr("luna.enhance.run.LocalStudent", lambda *_: NeedsHints(problems, [1, 2] * 4))
+    records = [
+        Record.model_validate(
+            {"messages": [*dialogue.context, {"role": "assistant", "content": str(problem.answer)}], "metadata": {}}
+        )
+        for dialogue, problem in zip(dialogues, problems, strict=True)
+    ]
+    compared = enhance(tiny_settings(), records, luna_root).metrics["hints_against_blind_retries"]
+    assert (compared["with_hints"], compared["blind"], compared["gain"], compared["n"]) == (1.0, 0.5, 0.5, 8)
+    assert compared["low"] > 0

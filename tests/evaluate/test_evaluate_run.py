@@ -1,0 +1,207 @@
+"""The evaluate stage on tiny models: complete metrics, fair pairs, laws that are counted."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luna.errors import LunaError
+from luna.eval_set.items import ITEMS, eval_set_sha256, read_items, read_voice, write_eval_set
+from luna.evaluate import run as evaluating
+from luna.evaluate.run import Evaluated, evaluate
+from luna.records import Record, read_lines, write_lines
+from luna.settings import Settings
+
+Make = Callable[..., Settings]
+
+
+@pytest.fixture
+def grown_root(luna_root: Path, tiny_settings: Make) -> Path:
+    """A root with an eval set and a generation that is its own parent, base and fine-tuned model."""
+    for name in ("sft", "luna"):
+        shutil.copytree("models/base", f"models/{name}")
+    write_eval_set(Path("data/eval"), tiny_settings().params.evaluate, "arithmetic")
+    return luna_root
+
+
+def _plant(monkeypatch: pytest.MonkeyPatch, reply: Callable[[int, str], str]) -> None:
+    """Every model answers item `i` by `reply(i, right answer)`, in the place of its sampling."""
+
+    def sample(model: Any, tokenizer: Any, prompts: list[list[int]], *_: Any) -> list[str]:
+        items = read_items(Path("data/eval"))
+        return [reply(number, item.answer) for number, item in enumerate(items)]
+
+    home = "luna.evaluate.asking" if hasattr(evaluating, "ask") else "luna.evaluate.run"
+    monkeypatch.setattr(f"{home}.sample_replies", sample)
+
+
+def _count(evaluated: Evaluated, law: str) -> int:
+    return sum(broken["law"] == law for broken in evaluated.metrics["laws_broken"])
+
+
+def test_a_tiny_model_is_evaluated_in_full(
+    grown_root: Path, tiny_settings: Make, accepted_records: list[Record]
+) -> None:
+    evaluated = evaluate(tiny_settings(), accepted_records, grown_root)
+    metrics = evaluated.metrics
+    assert metrics.keys() >= {
+        "recall",
+        "generalize",
+        "tone_drift",
+        "law_violations",
+        "n",
+        "interval",
+        "models",
+        "paired",
+        "same_weights",
+        "eval_set_sha256",
+        "parameters",
+    }
+    assert metrics["n"] == {"recall": 14, "generalize": 8}
+    assert metrics["models"].keys() == metrics["paired"].keys() == {"sft", "parent", "base"}
+    assert metrics["eval_set_sha256"] == eval_set_sha256(Path("data/eval"))
+    assert ["parent", "base"] in metrics["same_weights"]
+    assert metrics["parameters"] > 0
+    for suite in ("recall", "generalize"):
+        low, high = metrics["interval"][suite]
+        assert low <= metrics[suite] <= high
+    json.dumps(metrics, allow_nan=False)
+    assert evaluated.speed.keys() >= {"child", "sft", "parent", "base", "peak_memory_mb"}
+    assert len(evaluated.replies) == 22
+
+
+def test_identical_models_differ_by_nothing(
+    grown_root: Path, tiny_settings: Make, accepted_records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plant(monkeypatch, lambda number, answer: answer if number % 2 else "no")
+    metrics = evaluate(tiny_settings(), accepted_records, grown_root).metrics
+    assert metrics["recall"] == metrics["generalize"] == 0.5
+    for suites in metrics["paired"].values():
+        for found in suites.values():
+            assert (found["delta"], found["low"], found["high"], found["p"]) == (0.0, 0.0, 0.0, 1.0)
+            assert found["detectable"] > 0
+
+
+def test_an_evaluation_repeats(grown_root: Path, tiny_settings: Make, accepted_records: list[Record]) -> None:
+    first, again = (evaluate(tiny_settings(), accepted_records, grown_root) for _ in range(2))
+    assert (first.metrics, first.replies, first.families) == (again.metrics, again.replies, again.families)
+
+
+def test_right_and_wrong_replies_are_told_apart(
+    grown_root: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ["{}", "<think>\n1\n</think>\nIt is {}.", "<think>\n{}", "{}0", "<think>\n{}\n</think>\nno idea"]
+    right = [True, True, False, False, False]
+    _plant(monkeypatch, lambda number, answer: said[number % 5].format(answer))
+    evaluated = evaluate(tiny_settings(), [], grown_root)
+    assert [row["right"] for row in evaluated.replies] == [right[number % 5] for number in range(22)]
+    assert evaluated.metrics["recall"] == pytest.approx(sum(right[n % 5] for n in range(14)) / 14)
+
+
+def test_families_add_up_to_their_suites(
+    grown_root: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plant(monkeypatch, lambda number, answer: answer if number % 3 else "no")
+    evaluated = evaluate(tiny_settings(), [], grown_root)
+    items = read_items(Path("data/eval"))
+    for name in ("child", "sft", "parent", "base"):
+        for suite in ("recall", "generalize"):
+            rows = [row for row in evaluated.families if (row["suite"], row["model"]) == (suite, name)]
+            sizes = [sum((i.suite, i.family) == (suite, row["family"]) for i in items) for row in rows]
+            assert sum(sizes) == evaluated.metrics["n"][suite]
+            right = sum(size * row["accuracy"] for size, row in zip(sizes, rows, strict=True))
+            assert right / sum(sizes) == pytest.approx(evaluated.metrics[suite])
+
+
+# ---------------------------------------------------------------- laws and tone
+
+
+def _spoiled(record: Record, **changes: Any) -> Record:
+    return record.model_copy(update=changes)
+
+
+def test_clean_data_and_replies_break_no_law(
+    grown_root: Path, tiny_settings: Make, accepted_records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plant(monkeypatch, lambda number, answer: f"<think>\nso {answer}\n</think>\n{answer}")
+    metrics = evaluate(tiny_settings(), accepted_records, grown_root).metrics
+    assert (metrics["law_violations"], metrics["laws_broken"]) == (0, [])
+
+
+@pytest.mark.parametrize("where", ["message", "hint", "thinking", "attempt"])
+def test_a_law_broken_in_the_training_data_is_counted_once_with_its_record(
+    grown_root: Path,
+    tiny_settings: Make,
+    accepted_records: list[Record],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    """Whatever of a record is trained on counts: its turns, its hints, its thinking and its final attempt."""
+    _plant(monkeypatch, lambda number, answer: answer)
+    record = accepted_records[2].model_copy(deep=True)
+    law = "taboo-words"
+    if where == "message":
+        record.messages[0].content += " Leverage it!"
+    elif where == "thinking":
+        record.metadata["thinking"] = "Let us optimize."
+    elif where == "attempt":
+        last = record.metadata["attempts"][-1]
+        last["attempt"] = last["attempt"].replace("<think>\n", "<think>\nSynergy first.\n")
+    else:
+        record.metadata["attempts"][0]["hint"] = f"It is {record.answer}, of course."
+        law = "hint-reveals-answer"
+    preset = tiny_settings().preset
+    thinking = "iterative" if where == "thinking" else "final"
+    settings = tiny_settings(None, {"lessons": preset.lessons.model_copy(update={"thinking": thinking})})
+    evaluated = evaluate(settings, [*accepted_records[:2], record], grown_root)
+    assert evaluated.metrics["law_violations"] == _count(evaluated, law) == 1
+    assert evaluated.metrics["laws_broken"][0]["where"] == "r2"
+
+
+@pytest.mark.parametrize(
+    ("reply", "law"),
+    [
+        ("<think>\n5", "unclosed-thinking"),
+        ("<think>\n5\n</think>\n", "empty-reply"),
+        ("5 <|im_start|>", "template-markers"),
+    ],
+)
+def test_a_law_broken_in_a_reply_is_counted_for_each_reply(
+    grown_root: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch, reply: str, law: str
+) -> None:
+    _plant(monkeypatch, lambda number, answer: reply if number < 3 else answer)
+    evaluated = evaluate(tiny_settings(), [], grown_root)
+    assert _count(evaluated, law) == 3
+    assert evaluated.metrics["law_violations"] >= 3
+
+
+def test_the_reference_voice_itself_drifts_little_and_corporate_speak_much(
+    grown_root: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voice = read_voice(Path("data/eval"))
+    voices = voice * (22 // len(voice) + 1)
+    _plant(monkeypatch, lambda number, answer: "\n".join(voices[number::22]))
+    calm = evaluate(tiny_settings(), [], grown_root).metrics["tone_drift"]
+    _plant(monkeypatch, lambda number, answer: "Let us leverage our core synergies going forward. " * 20 + answer)
+    loud = evaluate(tiny_settings(), [], grown_root).metrics["tone_drift"]
+    assert calm < 0.05 < 0.3 < loud <= 1.0
+
+
+def test_a_model_that_says_no_word_has_no_tone(
+    grown_root: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plant(monkeypatch, lambda number, answer: "...")
+    metrics = evaluate(tiny_settings(), [], grown_root).metrics
+    assert metrics["tone_drift"] is None
+    assert not any(isinstance(value, float) and math.isnan(value) for value in metrics.values())
+
+
+def test_an_eval_set_without_a_suite_is_refused(grown_root: Path, tiny_settings: Make) -> None:
+    path = Path("data/eval") / ITEMS
+    write_lines(path, [row for row in read_lines(path) if row["suite"] == "recall"])
+    with pytest.raises(LunaError, match=r"^data/eval: holds no generalize item; raise evaluate\.generalize_items"):
+        evaluate(tiny_settings(), [], grown_root)
