@@ -75,7 +75,7 @@ def test_a_question_of_the_eval_set_is_contamination() -> None:
     item = make_items(Evaluation(recall_items=5, generalize_items=5))[0]
     asked = {normalized(item.question)}
     record = _record(f"  {item.question.upper()}\n", item.answer)
-    reason = _reason(record, _dialogue(item.question, Turn(item.answer, True, "", None)), asked)
+    reason = _reason(record, _dialogue(record.question, Turn(item.answer, True, "", None)), asked)
     assert reason.startswith("contaminated: ")
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from luna.enhance.loop import ExactJudge, HintingTeacher, Judge, ModelJudge, converse
 from luna.enhance.students import Dialogue, LocalStudent
 from luna.enhance.thinking import iterative_thinking
-from luna.evaluate.stats import paired_bootstrap
 from luna.llm.client import Client
 from luna.lm.chat import Message
 from luna.lm.load import load_model
@@ -16,6 +15,7 @@ from luna.outputs import read_json
 from luna.progress import bar, say
 from luna.records import Record
 from luna.settings import Endpoint, Settings
+from luna.stats import paired_bootstrap
 
 Json = dict[str, Any]
 

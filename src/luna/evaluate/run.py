@@ -8,13 +8,13 @@ from typing import Any
 
 from luna.eval_set.items import EvalItem, Suite, eval_set_sha256, read_items, read_voice
 from luna.evaluate.asking import SUITES, Asked, accuracy, ask, pick
-from luna.evaluate.stats import detectable_effect, mcnemar_exact, paired_bootstrap, wilson
 from luna.evaluate.tone import tone_drift
 from luna.laws import Item, Law, load_laws, violations
 from luna.lm.load import load_model
 from luna.outputs import read_json
 from luna.records import Record
 from luna.settings import Settings
+from luna.stats import detectable_effect, mcnemar_exact, paired_bootstrap, wilson
 
 Json = dict[str, Any]
 CHILD = "child"
@@ -110,12 +110,13 @@ def _drift(replies: Sequence[str], voice: Sequence[str]) -> float | None:
 
 
 def _broken_laws(laws: Sequence[Law], items: Sequence[EvalItem], child: Asked, records: Sequence[Record]) -> list[Json]:
-    said = [Item(reply, item.id) for item, reply in zip(items, child.replies, strict=True)]
-    broken = violations(laws, "reply", said)
+    replies = [Item(reply, item.id) for item, reply in zip(items, child.replies, strict=True)]
+    broken = violations(laws, "reply", replies)
     for number, record in enumerate(records):
         name = str(record.metadata.get("id", number))
         attempts = record.metadata.get("attempts") or []
-        broken += violations(laws, "data", [Item(turn.content, name) for turn in record.messages])
+        said = [turn.content for turn in record.messages] + [turn["attempt"] for turn in attempts[-1:]]
+        broken += violations(laws, "data", [Item(text, name) for text in said])
         broken += violations(laws, "hint", [Item(t["hint"], name, record.answer) for t in attempts if t["hint"]])
     return [{"law": one.law, "where": one.where, "excerpt": one.excerpt} for one in broken]
 
@@ -147,14 +148,10 @@ def _replies(items: Sequence[EvalItem], child: Asked) -> list[Json]:
 
 
 def _families(items: Sequence[EvalItem], asked: Mapping[str, Asked]) -> list[Json]:
+    """A row for each family: every model's accuracy."""
     rows = []
-    for suite in SUITES:
-        for family in dict.fromkeys(item.family for item in items if item.suite == suite):
-            for name, one in asked.items():
-                right = [
-                    ok
-                    for item, ok in zip(items, one.right, strict=True)
-                    if (item.suite, item.family) == (suite, family)
-                ]
-                rows.append({"suite": suite, "family": family, "model": name, "accuracy": sum(right) / len(right)})
+    for suite, family in dict.fromkeys((item.suite, item.family) for item in items):
+        places = [i for i, item in enumerate(items) if (item.suite, item.family) == (suite, family)]
+        accuracies = {name: sum(one.right[i] for i in places) / len(places) for name, one in asked.items()}
+        rows.append({"suite": suite, "family": family, "n": len(places), **accuracies})
     return rows

@@ -1,4 +1,4 @@
-"""Subjects: what there is to teach, as data. Two come with Luna (`arithmetic`, `code`); your own is a YAML file.
+"""Subjects: what there is to teach, as data. `arithmetic`, `code` and `socratic` come with Luna.
 
 A subject holds a frame of words for each approach. Names in braces are filled per prompt: those of its own `slots`,
 `{skill}` if it has skills, and what the approach brings (`APPROACH_FIELDS`).

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luna.evaluate.stats import detectable_effect, mcnemar_exact, paired_bootstrap, wilson
+from luna.stats import detectable_effect, mcnemar_exact, paired_bootstrap, wilson
 
 answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
