@@ -11,7 +11,7 @@ luna: install
 	@PYTHONPATH=src luna card
 
 test: install-dev lint types
-	pytest
+	OMP_NUM_THREADS=1 pytest -n 2
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

@@ -16,6 +16,7 @@ SectionT = TypeVar("SectionT", bound="_Section")
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+GenerationName = Annotated[str, Field(pattern=r"^[\w.-]+-G\d+$")]
 Approach = Literal["self-instruct", "curriculum", "chain-of-thought", "template", "socratic"]
 
 
@@ -108,9 +109,9 @@ class Params(_Section):
     """params.yaml."""
 
     preset: str
-    generation: str
-    parent: str | None
-    grandparent: str | None
+    generation: GenerationName
+    parent: GenerationName | None
+    grandparent: GenerationName | None
     seed: int
     threads: Count
     student_init: str = "sft"
@@ -125,6 +126,20 @@ class Params(_Section):
     evaluate: Evaluation
     gates: Gates = Gates()
     laws: str = "laws.yaml"
+
+    @model_validator(mode="after")
+    def _wired_to_somebody(self) -> "Params":
+        """A misspelt teacher must be found before an hour of training, not after it."""
+        known = ["sft", "parent", "grandparent", *(tag for tag in (self.parent, self.grandparent) if tag)]
+        wiring = {
+            "student_init": self.student_init,
+            "teachers.primary": self.teachers.primary,
+            "teachers.critic": self.teachers.critic,
+        }
+        for key, name in wiring.items():
+            if name not in known:
+                raise ValueError(f"{key}: {name} is nobody; choose one of {', '.join(known)}")
+        return self
 
 
 # ---------------------------------------------------------------- presets
