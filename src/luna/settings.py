@@ -189,7 +189,7 @@ class Rung(_Section):
 
     age: str
     steps: Count
-    documents: dict[Literal["repetition", "told", "table", "bare", "worked", "hinted"], Documents]
+    documents: dict[Literal["repetition", "told", "table", "bare", "heading", "worked", "hinted"], Documents]
 
 
 class Window(_Section):

@@ -17,12 +17,14 @@ from luna.arithmetic.tutor import judge as judge_exactly
 from luna.arithmetic.wording import ask
 from luna.enhance.loop import SAFE_HINT, ExactJudge, HintingTeacher, ModelJudge, ask_and_read, converse
 from luna.enhance.run import enhance
-from luna.enhance.students import Dialogue, Turn
+from luna.enhance.students import Dialogue, LocalStudent, Turn
 from luna.enhance.thinking import AHA, iterative_thinking
 from luna.errors import TeacherError
 from luna.laws import reveals_answer
 from luna.llm.client import Client, Request
 from luna.llm.replies import read_json
+from luna.lm.chat import Message
+from luna.lm.load import load_model
 from luna.records import Record
 from luna.settings import Endpoint, Settings
 
@@ -297,6 +299,25 @@ def test_the_same_run_repeats_and_another_seed_does_not(
     other = enhance(tiny_settings({"seed": 1}), _records(3), luna_root)
     assert first == again
     assert first.dialogues != other.dialogues
+
+
+def test_after_a_hint_the_student_goes_on_from_its_right_lines_at_the_other_temperature(
+    tiny_model_folder: Path, tiny_settings: Callable[..., Settings]
+) -> None:
+    """First attempts are drawn anew with every seed; retries are greedy here, so that seeds make no difference."""
+    preset = tiny_settings().preset
+    student = preset.student.model_copy(
+        update={"temperature": 1.0, "retry_temperature": 0.0, "retry_view": "right_lines"}
+    )
+    local = LocalStudent(load_model(tiny_model_folder, preset.model, trainable=False), student)
+    context: list[Message] = [{"role": "user", "content": "What is 47+38?"}]
+    said = Turn("<think>\n47+38\nones 1", False, "wrong", 1, hint="Check this: ones 7+8+0.")
+    fresh, hinted = Dialogue(context), Dialogue(context, [said])
+    assert local.attempt([fresh], 1) != local.attempt([fresh], 2)
+    assert local.attempt([hinted], 1) == local.attempt([hinted], 2)
+    [reply] = local.attempt([hinted], 1)
+    assert reply.startswith("<think>\n47+38\n")
+    assert "Check this: ones 7+8+0." not in reply
 
 
 def test_without_the_comparison_nothing_is_retried_blindly(

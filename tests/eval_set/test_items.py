@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from luna.answers import normalized
 from luna.arithmetic.problems import SEALED_SKILLS, SKILLS, Problem, is_sealed, skill_of, split_of
 from luna.arithmetic.reading import last_number
 from luna.arithmetic.tutor import judge
@@ -18,7 +19,6 @@ from luna.eval_set.items import (
     eval_set_sha256,
     make_items,
     make_voice,
-    normalized,
     read_items,
     read_voice,
     write_eval_set,

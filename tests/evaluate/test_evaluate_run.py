@@ -113,6 +113,9 @@ def test_families_add_up_to_their_suites(
             rows = [row for row in evaluated.families if (row["suite"], row["model"]) == (suite, name)]
             sizes = [sum((i.suite, i.family) == (suite, row["family"]) for i in items) for row in rows]
             assert sum(sizes) == evaluated.metrics["n"][suite]
+            for row in rows if name == "child" else []:
+                alike = [r["right"] for r in evaluated.replies if (r["suite"], r["family"]) == (suite, row["family"])]
+                assert row["accuracy"] == pytest.approx(sum(alike) / len(alike))
             right = sum(size * row["accuracy"] for size, row in zip(sizes, rows, strict=True))
             assert right / sum(sizes) == pytest.approx(evaluated.metrics[suite])
 

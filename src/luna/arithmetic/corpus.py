@@ -22,7 +22,7 @@ from luna.arithmetic.problems import (
 from luna.arithmetic.tutor import hint_at
 from luna.arithmetic.wording import ask
 
-Kind = Literal["repetition", "told", "table", "bare", "worked", "hinted"]
+Kind = Literal["repetition", "told", "table", "bare", "heading", "worked", "hinted"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ def document(rng: random.Random, kind: Kind, skills: dict[str, float]) -> Docume
         return _table(rng)
     if kind == "bare":
         return _bare(rng, skills)
+    if kind == "heading":
+        return _heading(rng, skills)
     return _worked(rng, skills) if kind == "worked" else _hinted(rng, skills)
 
 
@@ -114,6 +116,13 @@ def _bare(rng: random.Random, skills: dict[str, float]) -> Document:
     """A calculation without a conversation around it."""
     _, _, lines = _problem(rng, skills)
     return [Segment(lines[0] + "\n", False), Segment("\n".join(lines[1:]) + "\n", True)]
+
+
+def _heading(rng: random.Random, skills: dict[str, float]) -> Document:
+    """Only how the thinking begins: the numbers of a question, written down. Long ones are where the young go wrong."""
+    problem, _, lines = _problem(rng, skills)
+    question = Segment(ask(rng, problem), False, "user")
+    return [question, Segment("<think>\n", False), Segment(f"{lines[0]}\n", True)]
 
 
 def _worked(rng: random.Random, skills: dict[str, float]) -> Document:
