@@ -14,7 +14,7 @@ from luna.arithmetic.tutor import hint_at
 from luna.errors import LunaError
 from luna.laws import Item, Law, LawError, Question, load_laws, violations
 
-LAWS_FILE = Path(__file__).parents[2] / "laws.yaml"
+LAWS_FILE = Path(__file__).parents[1] / "laws.yaml"
 LAWS = load_laws(LAWS_FILE)
 
 # At least one text that breaks each law of laws.yaml; a new law needs one here.

@@ -216,7 +216,7 @@ BAD_INPUT: dict[str, tuple[str, Spoil, str]] = {
             _write({"data/judged.jsonl": GOOD, "models/teachers/teachers.json": ONLY_THE_BASE}),
             _set("params.yaml", "teachers.primary", "Luna-G009"),
         ),
-        r"params\.yaml: teachers.*: Luna-G009 is neither .+; mend the name",
+        r"params\.yaml: teachers.*: Luna-G009 is nobody; choose one of .+",
     ),
     "no such tag": (
         "teachers",

@@ -109,5 +109,5 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise BadRecord(f"{path}:{number}: broken JSON at column {error.colno} ({error.msg}); mend the line") from error
     if not isinstance(value, dict):
-        raise BadRecord(f"{path}:{number}: is no JSON object; mend the line")
+        raise BadRecord(f"{path}:{number}: the line: is no JSON object; mend the line")
     return value

@@ -112,8 +112,8 @@ def test_the_corpus_asks_no_eval_question_and_works_on_no_held_out_step(kind: st
     assert all(split_of(read(question)) == "train" for question in _asked(kind))
     steps = [Step(op, int(a), int(b)) for text in _corpus(kind) for a, op, b in HEADING.findall(text)]
     assert all(split_of(_alone(step)) == "train" for step in steps)
-    assert (len(steps) >= 1500) == (kind in ("bare", "worked", "hinted"))
-    assert (len(_asked(kind)) == 1500) == (kind in ("worked", "hinted"))
+    assert len(steps) >= 1500 or kind not in ("bare", "worked", "hinted")
+    assert len(_asked(kind)) == 1500 or kind not in ("worked", "hinted")
 
 
 def test_no_line_of_the_corpus_works_an_eval_item_out() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from luna.distill.loss import Blend
 from luna.distill.run import distill
@@ -17,11 +18,12 @@ from luna.lm.chat import IGNORE, Example
 from luna.lm.load import LoadedModel, load_model, save_model
 from luna.lm.reproducible import set_reproducible
 from luna.records import Record
-from luna.settings import Lora, Settings, Training
+from luna.settings import Lora, Settings, Training, load_settings
 from luna.train_sft.run import fine_tune
 from luna.training.lessons import encode_lessons
 from luna.training.trainer import StepLog, TokenTrainer, make_trainer
 
+REPO = Path(__file__).parents[2]
 TEACHING = {"alpha": 0.1, "beta": 0.9, "gamma": 0.0}
 Make = Callable[..., Settings]
 
@@ -253,28 +255,46 @@ def test_any_place_or_tag_can_teach_and_start(
     """The wiring of the manifest: student = T1 = parent, T2 = grandparent, which has a tag here."""
     shutil.copytree("models/base", "models/teachers/grandparent")
     teachers = json.loads(Path("models/teachers/teachers.json").read_text())
+    teachers["parent"]["gen"] = "Luna-G002"
     teachers["grandparent"] = {"gen": "Luna-G001", "source": "tag", "path": "models/teachers/grandparent"}
     Path("models/teachers/teachers.json").write_text(json.dumps(teachers))
     wiring = tiny_settings().params.teachers.model_copy(update={"primary": "parent", "critic": "Luna-G001"})
-    settings = tiny_settings({**TEACHING, "teachers": wiring, "student_init": "parent"})
+    tags = {"parent": "Luna-G002", "grandparent": "Luna-G001"}
+    settings = tiny_settings({**TEACHING, **tags, "teachers": wiring, "student_init": "parent"})
     metrics = distill(settings, accepted_records, luna_root, Path("models/luna"), Path("s")).metrics
     assert [teacher["path"] for teacher in metrics["teachers"]] == ["models/base", "models/teachers/grandparent"]
     assert metrics["teachers"][1]["gen"] == "Luna-G001"
 
 
+WRONG_NAMES: list[dict[str, Any]] = [
+    {"student_init": "Luna-G099"},
+    {"teachers": {"primary": "Luna-G099"}},
+    {"teachers": {"critic": "Luna-G099"}},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_NAMES)
+def test_a_misspelt_teacher_is_refused_in_one_line_before_anything_is_trained(
+    tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    shutil.copytree(REPO / "presets", tmp_path / "presets")
+    params = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({**params, **wrong}))
+    with pytest.raises(BadSettings, match=r"Luna-G099.*choose one of sft, parent, grandparent") as refused:
+        load_settings(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("place", ["primary", "critic", "student_init"])
-def test_an_unknown_teacher_is_named_in_one_line(
+def test_a_teacher_that_was_not_brought_back_is_named_in_one_line(
     luna_root: Path, tiny_settings: Make, accepted_records: list[Record], place: str
 ) -> None:
+    """params.yaml names it as a grandparent, but models/teachers is from before."""
     shutil.copytree("models/base", "models/sft")
-    wiring = tiny_settings().params.teachers
-    if place == "student_init":
-        settings = tiny_settings({"student_init": "Luna-G099"})
-    else:
-        settings = tiny_settings({"teachers": wiring.model_copy(update={place: "Luna-G099"})})
-    with pytest.raises(
-        BadSettings, match=r"^params\.yaml: .*Luna-G099 is neither sft, parent, .*; mend the name$"
-    ) as no:
+    wired = {"student_init": "Luna-G009"} if place == "student_init" else {}
+    wiring = tiny_settings().params.teachers.model_copy(update={} if wired else {place: "Luna-G009"})
+    settings = tiny_settings({"grandparent": "Luna-G009", "teachers": wiring, **wired})
+    with pytest.raises(BadSettings, match=r"^params\.yaml: .*Luna-G009 is neither sft, .*; mend the name$") as refused:
         distill(settings, accepted_records, luna_root, Path("models/luna"), Path("s"))
-    assert "\n" not in str(no.value)
+    assert "\n" not in str(refused.value)
     assert not Path("models/luna").exists()

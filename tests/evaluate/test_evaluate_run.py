@@ -11,7 +11,6 @@ import pytest
 
 from luna.errors import LunaError
 from luna.eval_set.items import ITEMS, eval_set_sha256, read_items, read_voice, write_eval_set
-from luna.evaluate import run as evaluating
 from luna.evaluate.run import Evaluated, evaluate
 from luna.records import Record, read_lines, write_lines
 from luna.settings import Settings
@@ -35,8 +34,7 @@ def _plant(monkeypatch: pytest.MonkeyPatch, reply: Callable[[int, str], str]) ->
         items = read_items(Path("data/eval"))
         return [reply(number, item.answer) for number, item in enumerate(items)]
 
-    home = "luna.evaluate.asking" if hasattr(evaluating, "ask") else "luna.evaluate.run"
-    monkeypatch.setattr(f"{home}.sample_replies", sample)
+    monkeypatch.setattr("luna.evaluate.asking.sample_replies", sample)
 
 
 def _count(evaluated: Evaluated, law: str) -> int:
@@ -108,16 +106,16 @@ def test_families_add_up_to_their_suites(
     _plant(monkeypatch, lambda number, answer: answer if number % 3 else "no")
     evaluated = evaluate(tiny_settings(), [], grown_root)
     items = read_items(Path("data/eval"))
-    for name in ("child", "sft", "parent", "base"):
-        for suite in ("recall", "generalize"):
-            rows = [row for row in evaluated.families if (row["suite"], row["model"]) == (suite, name)]
-            sizes = [sum((i.suite, i.family) == (suite, row["family"]) for i in items) for row in rows]
-            assert sum(sizes) == evaluated.metrics["n"][suite]
-            for row in rows if name == "child" else []:
-                alike = [r["right"] for r in evaluated.replies if (r["suite"], r["family"]) == (suite, row["family"])]
-                assert row["accuracy"] == pytest.approx(sum(alike) / len(alike))
-            right = sum(size * row["accuracy"] for size, row in zip(sizes, rows, strict=True))
-            assert right / sum(sizes) == pytest.approx(evaluated.metrics[suite])
+    assert {(row["suite"], row["family"]) for row in evaluated.families} == {(i.suite, i.family) for i in items}
+    for row in evaluated.families:
+        alike = [r["right"] for r in evaluated.replies if (r["suite"], r["family"]) == (row["suite"], row["family"])]
+        assert row["n"] == len(alike)
+        assert row["child"] == row["sft"] == row["parent"] == row["base"] == pytest.approx(sum(alike) / len(alike))
+    for suite in ("recall", "generalize"):
+        rows = [row for row in evaluated.families if row["suite"] == suite]
+        assert sum(row["n"] for row in rows) == evaluated.metrics["n"][suite]
+        right = sum(row["n"] * row["child"] for row in rows)
+        assert right / sum(row["n"] for row in rows) == pytest.approx(evaluated.metrics[suite])
 
 
 # ---------------------------------------------------------------- laws and tone

@@ -14,6 +14,7 @@ from luna.arithmetic.layouts import solve
 from luna.arithmetic.problems import SKILLS, Problem, Step, sample
 from luna.arithmetic.wording import ask
 from luna.enhance.students import Dialogue, Turn
+from luna.errors import LunaError
 from luna.eval_set.items import make_items
 from luna.judge.run import Judged, judge
 from luna.laws import load_laws
@@ -91,6 +92,13 @@ def test_a_question_that_was_rejected_before_may_still_be_accepted() -> None:
     failed = _dialogue(dialogue.question, Turn("<think>\n7", False, "the thinking never ends", 0))
     judged = _judge((record, failed), (record, dialogue))
     assert len(judged.accepted) == len(judged.rejected) == 1
+
+
+def test_dialogues_of_another_run_are_refused() -> None:
+    record, dialogue = _good()
+    for other in ([], [_dialogue("What is 1+1?", *dialogue.turns)], [dialogue, dialogue]):
+        with pytest.raises(LunaError, match=r"^data/dialogues\.jsonl: is of another run .* --force enhance`"):
+            judge([record], other, LAWS, set(), arithmetic=True)
 
 
 def test_an_attempt_that_stayed_wrong_says_what_was_wrong_last() -> None:

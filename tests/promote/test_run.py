@@ -164,7 +164,7 @@ def test_nonsense_from_the_distill_stage_is_one_line(tree: Path) -> None:
 
 
 def test_weights_are_hashed_whole_in_shards_and_as_an_adapter(tmp_path: Path) -> None:
-    with pytest.raises(PromoteError, match=r"holds no \*\.safetensors; run `dvc repro distill`"):
+    with pytest.raises(LunaError, match=r"holds no \*\.safetensors; run `dvc repro distill`"):
         weights_sha256(tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"adapter")
     assert weights_sha256(tmp_path) == hashlib.sha256(b"adapter").hexdigest()

@@ -8,7 +8,7 @@ with `so VALUE`.
 import random
 from typing import Literal
 
-from luna.arithmetic.problems import Problem, Step, leads_with_sealed_digit
+from luna.arithmetic.problems import Problem, Step, is_sealed, split_of
 
 Method = Literal["columns", "bare", "parts"]
 COLUMN_NAMES = ("ones", "tens", "hundreds", "thousands", "ten-thousands")
@@ -40,24 +40,22 @@ def column_lines(step: Step) -> list[str]:
     return lines
 
 
-def part_lines(step: Step) -> list[str]:
-    """One step by taking a number apart: `47+30=77`, `77+8=85`; a product multiplies each part and adds up."""
+def part_steps(step: Step) -> list[Step]:
+    """One step by taking a number apart: 47+30, then 77+8; a product multiplies each part and adds up."""
     source = step.a if step.op == "*" else step.b
     parts = [digit(source, place) * 10**place for place in reversed(range(len(str(source)))) if digit(source, place)]
     if step.op == "*":
-        products = [part * step.b for part in parts]
-        lines = [f"{part}*{step.b}={product}" for part, product in zip(parts, products, strict=True)]
-        total = products[0]
-        for product in products[1:]:
-            lines.append(f"{total}+{product}={total + product}")
-            total += product
-        return lines
-    lines, value = [], step.a
+        steps = [Step("*", part, step.b) for part in parts]
+        total = steps[0].value if steps else 0
+        for product in steps[1:]:
+            steps = [*steps, Step("+", total, product.value)]
+            total += product.value
+        return steps
+    steps, value = [], step.a
     for part in parts:
-        result = value + part if step.op == "+" else value - part
-        lines.append(f"{value}{step.op}{part}={result}")
-        value = result
-    return lines
+        steps.append(Step(step.op, value, part))
+        value = steps[-1].value
+    return steps
 
 
 def solve(problem: Problem, method: Method = "columns") -> list[str]:
@@ -66,7 +64,7 @@ def solve(problem: Problem, method: Method = "columns") -> list[str]:
     for step in problem.steps:
         lines.append(str(step))
         if method == "parts":
-            lines += part_lines(step)
+            lines += [f"{part}={part.value}" for part in part_steps(step)]
         else:
             names = [f"{name} " if method == "columns" else "" for name in COLUMN_NAMES]
             lines += [name + line for name, line in zip(names, column_lines(step), strict=False)]
@@ -75,15 +73,14 @@ def solve(problem: Problem, method: Method = "columns") -> list[str]:
 
 
 def choose_method(rng: random.Random, problem: Problem) -> Method:
-    """A method drawn by weight; `parts` only where it shows no operand of the sealed range."""
+    """A method drawn by weight; `parts` only where no part is sealed or held out."""
     method = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))[0]
-    if method == "parts" and any(shows_sealed_part(step) for step in problem.steps):
+    if method == "parts" and not all(is_open(part) for step in problem.steps for part in part_steps(step)):
         return "columns"
     return method
 
 
-def shows_sealed_part(step: Step) -> bool:
-    operands = [
-        side for line in part_lines(step) for side in line.split("=")[0].replace("*", "+").replace("-", "+").split("+")
-    ]
-    return any(leads_with_sealed_digit(int(operand)) for operand in operands)
+def is_open(step: Step) -> bool:
+    """Whether a training text may work on a step."""
+    problem = Problem((step,))
+    return not is_sealed(problem) and (step.a < 10 or split_of(problem) != "eval")

@@ -116,9 +116,13 @@ def is_sealed(problem: Problem) -> bool:
     return chain in _SEALED_CHAINS or any(leads_with_sealed_digit(number) for number in numbers)
 
 
+def item_key(problem: Problem) -> str:
+    """What makes a problem the same item: `a+b` is `b+a`."""
+    return repr([(s.op, *(sorted((s.a, s.b)) if s.op in "+*" else (s.a, s.b))) for s in problem.steps])
+
+
 def _hash(problem: Problem) -> int:
-    steps = [(s.op, *(sorted((s.a, s.b)) if s.op in "+*" else (s.a, s.b))) for s in problem.steps]
-    return int.from_bytes(hashlib.sha256(repr(steps).encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(item_key(problem).encode()).digest()[:8], "big")
 
 
 def split_of(problem: Problem) -> Split:
@@ -180,11 +184,12 @@ def choose_skill(rng: random.Random, weights: dict[str, float]) -> Skill:
     return SKILLS[name]
 
 
-_SEALED_OPERAND = re.compile(
-    rf"(?<!\d){SEALED_DIGIT}\d+\s*(?:[-+*x×)]|plus|minus|times)|(?:[-+*x×(]|plus|minus|times)\s*{SEALED_DIGIT}\d+"
-)
+_SIGN = r"(?:[-+*x×·−]|plus|minus|times)"
+_SEALED_OPERAND = re.compile(rf"(?<!\d){SEALED_DIGIT}\d+\s*(?:{_SIGN}|\))|(?:{_SIGN}|\()\s*{SEALED_DIGIT}\d+")
 _SEALED_IN_STORY = re.compile(rf"(?:has|gets|away|with)\s+{SEALED_DIGIT}\d+")
-_STEP_HEADING = re.compile(r"^(\d+)([-+*])(\d+)$", re.MULTILINE)
+_CHAINED = re.compile(r"\d+\s*([-+*])\s*\d+(?:\)|, then)\s*([-+*])\s*\d+")
+_CALCULATION = re.compile(r"(?<![\d+*(=-])(\d+)([-+*])(\d+)(?![\d+*-])")
+_HEADING = re.compile(r"^(\d+)([-+*])(\d+)$", re.MULTILINE)
 
 
 def holds_sealed(text: str) -> bool:
@@ -194,11 +199,19 @@ def holds_sealed(text: str) -> bool:
     """
     if _SEALED_OPERAND.search(text) or _SEALED_IN_STORY.search(text):
         return True
+    if any(chain in _SEALED_CHAINS for chain in _CHAINED.findall(text)):
+        return True
     for block in text.split("<think>"):
-        headings = _STEP_HEADING.findall(block)
-        if any((one[1], two[1]) in _SEALED_CHAINS for one, two in pairwise(headings)):
+        steps = [Step(op, int(a), int(b)) for a, op, b in _HEADING.findall(block)]
+        if any(two.a == one.value and (one.op, two.op) in _SEALED_CHAINS for one, two in pairwise(steps)):
             return True
     return False
+
+
+def holds_held_out(text: str) -> bool:
+    """True if a text works on a single-step problem of the eval split, as a line of its own or in an equation."""
+    steps = [Step(op, int(a), int(b)) for a, op, b in _CALCULATION.findall(text)]
+    return any(step.a >= 10 and split_of(Problem((step,))) == "eval" for step in steps)
 
 
 def skill_of(problem: Problem) -> Skill | None:

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 
 OPEN, CLOSE = "<think>", "</think>"
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?![\w]|\.\d)")
-_EQUATION = re.compile(r"[-+*×x·−()\d\s,]*\d[)\s]*(?:=[-+*×x·−()\d\t ,]*\d[)]*)+")
+_LONGEST_NUMBER = 30  # digits; nobody means a longer one, and converting it would take its time
+_LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
+_TIMES = re.compile(r"(?<=[\d)])\s*[x×·]\s*(?=[\d(])")
+_RUN = re.compile(r"[-+*()\d\s=,./÷^%]*=[-+*()\d\s=,./÷^%]*")
+_BETWEEN_EQUATIONS = re.compile(r",\s|\.\s|\.$")
+_BEYOND = re.compile(r"[/÷^%]|\d\.\d")  # arithmetic that this reader does not do
 _TOKEN = re.compile(r"\d+|[-+*()]")
 
 
@@ -41,7 +46,7 @@ def _lines(text: str) -> list[str]:
 
 def last_number(text: str) -> int | None:
     """The last whole number of a text ('The answer is 1,195.' gives 1195), or None."""
-    numbers = _NUMBER.findall(text.replace("−", "-"))
+    numbers = [number for number in _NUMBER.findall(text.replace("−", "-")) if len(number) <= _LONGEST_NUMBER]
     return int(numbers[-1].replace(",", "")) if numbers else None
 
 
@@ -49,7 +54,7 @@ def evaluate(expression: str) -> int | None:
     """The value of an expression of whole numbers, + - * and brackets; None where it is none."""
     text = re.sub(r"[×x·]", "*", expression.replace("−", "-").replace(",", ""))
     tokens = _TOKEN.findall(text)
-    if not tokens or "".join(tokens) != re.sub(r"\s", "", text):
+    if not tokens or "".join(tokens) != re.sub(r"\s", "", text) or max(map(len, tokens)) > _LONGEST_NUMBER:
         return None
     value, rest = _sum(tokens)
     return value if value is not None and not rest else None
@@ -84,13 +89,20 @@ def _atom(tokens: list[str]) -> tuple[int | None, list[str]]:
     return (int(tokens[0]), tokens[1:]) if tokens[0].isdigit() else (None, tokens)
 
 
-def false_statements(text: str) -> list[str]:
-    """Every equation of a text that is not true, as written. `7+8=15=15` needs all sides equal."""
-    wrong = []
+def statements(text: str) -> list[tuple[str, bool]]:
+    """Every equation of a text that can be computed here, and whether it is true: all its sides must be equal."""
+    found = []
     for line in text.split("\n"):
-        for found in _EQUATION.finditer(line):
-            values = [evaluate(side) for side in found[0].split("=")]
-            known = [value for value in values if value is not None]
-            if len(known) > 1 and len(set(known)) > 1:
-                wrong.append(found[0].strip())
-    return wrong
+        plain = _TIMES.sub("*", _LIST_MARK.sub("", line).replace("−", "-"))
+        for run in _RUN.findall(plain):
+            for piece in _BETWEEN_EQUATIONS.split(run):
+                values = [] if _BEYOND.search(piece) else [evaluate(side) for side in piece.split("=")]
+                known = {value for value in values if value is not None}
+                if len(values) > 1 and len(values) - values.count(None) > 1:
+                    found.append((piece.strip(), len(known) == 1))
+    return found
+
+
+def false_statements(text: str) -> list[str]:
+    """The equations of a text that are not true, as written but for spelled times signs."""
+    return [statement for statement, true in statements(text) if not true]

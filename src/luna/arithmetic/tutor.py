@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from luna.arithmetic.layouts import COLUMN_NAMES, Method, solve
 from luna.arithmetic.problems import Problem
-from luna.arithmetic.reading import Attempt, false_statements, read_attempt
+from luna.arithmetic.reading import Attempt, read_attempt, statements
 
 _LABEL = re.compile(rf"^(?:{'|'.join(COLUMN_NAMES)}) ")
 
@@ -26,9 +26,13 @@ class Verdict:
 def judge(problem: Problem, reply: str) -> Verdict:
     """Judge a reply by truth alone: any layout passes that ends in the right answer and states nothing false."""
     attempt = read_attempt(reply)
-    false = false_statements("\n".join(attempt.lines))
+    stated = statements("\n".join(attempt.lines))
+    false = [statement for statement, true in stated if not true]
     if attempt.closed and attempt.answer == problem.answer and not false:
-        return Verdict(True, None, "right answer, every statement is true")
+        checked = "; ".join(statement for statement, _ in stated) or "none is made"
+        return Verdict(
+            True, None, f"{problem.answer} is right, and every statement holds when computed again: {checked}"
+        )
     index = first_wrong_line(problem, attempt)
     if not attempt.closed:
         reason = "the thinking never ends"

@@ -73,6 +73,10 @@ def ask(rng: random.Random, problem: Problem) -> str:
 _LOOSE = re.compile(r"(\d+)\s*([-+*x×·−]|plus|minus|times)\s*(\d+)")
 
 
+_MORE_BEFORE = re.compile(r"(?:[-+*/÷^×·−(=]|\d[.,]|\b(?:plus|minus|times))\s*$")
+_MORE_AFTER = re.compile(r"\s*(?:[-+*/÷^×·−)]|(?:x|plus|minus|times)\b)|[.,]\d")
+
+
 def read(question: str) -> Problem | None:
     """The problem a question asks, or None if it asks none that this domain knows.
 
@@ -82,11 +86,17 @@ def read(question: str) -> Problem | None:
         found = pattern.search(question)
         if found:
             return _build(form, found.groupdict())
-    loose = _LOOSE.findall(question)
-    if len(loose) != 1:
+    loose = list(_LOOSE.finditer(question))
+    if len(loose) != 1 or _is_part_of_more(question, loose[0]):
         return None
-    a, sign, b = loose[0]
+    a, sign, b = loose[0].groups()
     return Problem((Step(SIGNS.get(sign, sign), int(a), int(b)),))
+
+
+def _is_part_of_more(question: str, found: re.Match[str]) -> bool:
+    """Whether an operation is a piece of a longer expression or of a number that is not whole."""
+    before, after = question[: found.start()], question[found.end() :]
+    return bool(_MORE_BEFORE.search(before) or _MORE_AFTER.match(after))
 
 
 def _build(form: Form, found: dict[str, str]) -> Problem:

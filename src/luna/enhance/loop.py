@@ -65,7 +65,7 @@ def ask_and_read(client: Client, requests: Sequence[Request], read: Callable[[st
     again = list(range(len(requests)))
     reason = ""
     for round_ in range(2):
-        replies = client.ask_all([Request(requests[i].messages, seed=round_) for i in again])
+        replies = client.ask_all([Request(requests[i].messages, seed=(requests[i].seed or 0) + round_) for i in again])
         unread = []
         for i, reply in zip(again, replies, strict=True):
             try:

@@ -1,7 +1,7 @@
 """The enhance stage: the student attempts every question, is hinted at its own mistakes, and its thinking is kept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _metrics(dialogues: Sequence[Dialogue]) -> Json:
 
 def _compare_blind(settings: Settings, dialogues: Sequence[Dialogue], student: LocalStudent, judge: Judge) -> Json:
     """Convergence with hints against as many blind retries, on the same questions from the same first attempts."""
-    blind = [Dialogue(dialogue.context, [dialogue.turns[0]]) for dialogue in dialogues]
+    blind = [Dialogue(dialogue.context, [replace(dialogue.turns[0], hint=None)]) for dialogue in dialogues]
     wrong = [dialogue for dialogue in blind if not dialogue.converged]
     converse(wrong, student, judge, None, settings.params.enhance.max_iterations - 1, settings.params.seed + 1)
     with_hints = [dialogue.converged for dialogue in dialogues]

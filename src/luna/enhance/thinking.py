@@ -43,7 +43,7 @@ def _ending(dialogue: Dialogue) -> str:
         return f"After {len(dialogue.turns)} attempts this is still open; I do not know the answer yet."
     _, answer = split_reply(dialogue.turns[-1].attempt)
     if len(dialogue.turns) == 1:
-        return f"It was right at once, so there is nothing to correct.\nAnswer: {answer}"
+        return f"It was right at once, so no hint was needed and there is nothing to correct.\nAnswer: {answer}"
     return f"I corrected myself {len(dialogue.turns) - 1} time(s).\nAnswer: {answer}"
 
 

@@ -6,13 +6,13 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from luna.arithmetic.corpus import thinking_reply
 from luna.arithmetic.layouts import choose_method, solve
-from luna.arithmetic.problems import SEALED_SKILLS, SKILLS, Problem, draw, sample, sample_sealed_range
+from luna.arithmetic.problems import SEALED_SKILLS, SKILLS, Problem, draw, item_key, sample, sample_sealed_range
 from luna.arithmetic.wording import ask
 from luna.errors import LunaError
 from luna.outputs import replacing
@@ -49,7 +49,7 @@ def make_items(settings: Evaluation) -> list[EvalItem]:
 
 def _recall(rng: random.Random, count: int) -> list[tuple[str, Problem]]:
     """Held-out problems, skills in turn; a skill whose pool is empty leaves its turns to the others."""
-    found: dict[Problem, str] = {}
+    found: dict[str, tuple[str, Problem]] = {}
     names = list(SKILLS)
     while len(found) < count and names:
         for name in list(names):
@@ -57,25 +57,26 @@ def _recall(rng: random.Random, count: int) -> list[tuple[str, Problem]]:
             if problem is None:
                 names.remove(name)
             elif len(found) < count:
-                found[problem] = name
-    return [(name, problem) for problem, name in found.items()]
+                found[item_key(problem)] = (name, problem)
+    return list(found.values())
 
 
-def _new(rng: random.Random, name: str, found: dict[Problem, str]) -> Problem | None:
+def _new(rng: random.Random, name: str, found: Mapping[str, object]) -> Problem | None:
     for _ in range(_TRIES):
         problem = sample(rng, SKILLS[name], "eval")
-        if problem not in found:
+        if item_key(problem) not in found:
             return problem
     return None
 
 
 def _distinct(count: int, make: Callable[[int], Problem]) -> list[Problem]:
-    found: dict[Problem, None] = {}
+    found: dict[str, Problem] = {}
     turn = 0
     while len(found) < count:
-        found[make(turn)] = None
+        problem = make(turn)
+        found.setdefault(item_key(problem), problem)
         turn += 1
-    return list(found)
+    return list(found.values())
 
 
 def _as_items(rng: random.Random, suite: Suite, problems: Sequence[tuple[str, Problem]]) -> list[EvalItem]:
@@ -125,6 +126,8 @@ def _own(path: Path) -> tuple[list[EvalItem], list[str]]:
         missing = [name for name in (*EvalItem._fields, "reply") if not isinstance(row.get(name), str)]
         if missing:
             raise LunaError(f"{path}:{number}: {missing[0]}: is missing or no text; add it")
+        if row["suite"] not in get_args(Suite):
+            raise LunaError(f"{path}:{number}: suite: {row['suite']!r} is none; write recall or generalize")
         items.append(EvalItem(**{name: row[name] for name in EvalItem._fields}))
         voice.append(row["reply"])
     return items, voice

@@ -116,6 +116,7 @@ def _broken_laws(laws: Sequence[Law], items: Sequence[EvalItem], child: Asked, r
         name = str(record.metadata.get("id", number))
         attempts = record.metadata.get("attempts") or []
         said = [turn.content for turn in record.messages] + [turn["attempt"] for turn in attempts[-1:]]
+        said += [record.thinking] if record.thinking else []
         broken += violations(laws, "data", [Item(text, name) for text in said])
         broken += violations(laws, "hint", [Item(t["hint"], name, record.answer) for t in attempts if t["hint"]])
     return [{"law": one.law, "where": one.where, "excerpt": one.excerpt} for one in broken]

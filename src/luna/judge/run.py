@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from luna.answers import normalized, same_answer
-from luna.arithmetic.problems import holds_sealed
+from luna.arithmetic.problems import holds_held_out, holds_sealed, split_of
+from luna.arithmetic.wording import read as read_question
 from luna.enhance.students import Dialogue
 from luna.enhance.thinking import split_reply
 from luna.errors import BadRecord
@@ -91,10 +92,15 @@ def _objection(
 
 def _arithmetic_objection(record: Record, dialogue: Dialogue) -> str | None:
     final = dialogue.turns[-1].attempt
+    problem = read_question(record.question)
+    if problem is not None and split_of(problem) == "eval":
+        return "contaminated: the problem belongs to the eval split"
     if not same_answer(split_reply(final)[1], record.answer):
         return f"disputed: the student's answer was judged right, but the record says {record.answer!r}"
-    if holds_sealed(final):
-        return "sealed: the student's way works on numbers that are kept for evaluation"
+    if holds_sealed(record.question) or holds_sealed(final):
+        return "sealed: it works on numbers or a composition that are kept for evaluation"
+    if holds_held_out(final):
+        return "held out: the student's way works on a problem that is kept for evaluation"
     return None
 
 

@@ -34,10 +34,17 @@ class WindowStop(TrainerCallback):
         step = state.global_step
         if step < self.window.after or step % self.window.every:
             return
+        control.should_training_stop = self.probe(model, step).accuracy >= self.window.lowest
+
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if self.last is None:
+            self.probe(model, state.global_step)
+
+    def probe(self, model: Any, step: int) -> Probe:
         with self.weights.in_place():
             self.last = probe(model, self.tokenizer, self.decoding, questions=self.window.questions, seed=step)
         say(f"pretrain  step {step}  probe {self.last.accuracy:.3f}")
-        control.should_training_stop = self.last.accuracy >= self.window.lowest
+        return self.last
 
 
 class Base(NamedTuple):

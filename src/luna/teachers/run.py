@@ -50,10 +50,13 @@ def _base(settings: Settings) -> Json:
 
 def _bring(root: Path, tag: str, target: Path, path: str) -> Json:
     from dvc.api import DVCFileSystem
+    from dvc.repo import Repo
 
     repo, commit = _find_tag(root.resolve(), tag)
     try:
-        files = DVCFileSystem(str(repo), rev=commit)
+        with Repo(str(repo)) as here:  # today's remotes and cache: the tag may be older than they are
+            config = {key: here.config[key] for key in ("core", "remote", "cache")}
+        files = DVCFileSystem(str(repo), rev=commit, config=config)
         files.get("models/luna", str(target), recursive=True)
         said = json.loads(files.read_text("generation.json"))
     except Exception as error:  # DVC and its remotes raise errors of many libraries
@@ -61,7 +64,7 @@ def _bring(root: Path, tag: str, target: Path, path: str) -> Json:
             f"params.yaml: {tag}: its weights are in no cache and no remote ({error}); run `dvc fetch -T`"
         ) from error
     found = weights_sha256(target)
-    if said["weights_sha256"] != found or said["generation"] != tag:
+    if said.get("weights_sha256") != found or said.get("generation") != tag:
         raise TeacherMissing(f"params.yaml: {tag}: the weights do not match its generation.json; run `dvc fetch -T`")
     return {"gen": tag, "source": "tag", "path": path, "commit": commit, "weights_sha256": found}
 

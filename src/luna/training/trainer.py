@@ -30,6 +30,13 @@ class StepLog(TrainerCallback):
     title: str
     rows: list[dict[str, float]] = field(default_factory=list)
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if not all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None):
+            raise LunaError(
+                f"{self.title}: a gradient is not finite at step {state.global_step + 1}; nothing was updated;"
+                " lower learning_rate in the preset"
+            )
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_log |= state.global_step == state.max_steps  # the last loss is a metric of the run
 
