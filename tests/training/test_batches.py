@@ -1,5 +1,6 @@
 """The order of examples: every one once an epoch, batches of like length, another order each epoch."""
 
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -29,7 +30,7 @@ def test_batches_hold_like_lengths_and_come_unsorted() -> None:
     spreads = [max(batch) - min(batch) for batch in batches]
     assert sum(spreads) / len(spreads) < 2  # at random it would be about 40
     firsts = [batch[0] for batch in batches]
-    rises = sum(b > a for a, b in zip(firsts, firsts[1:], strict=False))
+    rises = sum(b > a for a, b in pairwise(firsts))
     assert 0.3 < rises / len(firsts) < 0.7  # sorted batches would only rise or only fall
 
 
