@@ -5,7 +5,7 @@
 For each seed the repo is copied, one generation is grown there with `dvc repro`, and four controls are trained from
 the same base or the same SFT rung for the same number of tokens (padding included), each with averaged weights:
 
-* `continued pretraining`: the base reads on in its own corpus, never the same document twice;
+* `continued pretraining`: the base reads on in its own corpus, in documents drawn anew;
 * `plain SFT`: one longer run on the judged lessons;
 * `SFT + CE`: the SFT rung trained on with cross-entropy instead of two teachers;
 * `self-distillation`: both teachers are the SFT rung.
@@ -17,6 +17,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import statistics
 import subprocess
@@ -55,7 +56,10 @@ def grow(folder: Path, seed: int) -> Json:
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run(["git", "clone", "-q", str(REPO), str(folder)], check=True)
         params = folder / "params.yaml"
-        params.write_text(params.read_text(encoding="utf-8").replace("\nseed: 0\n", f"\nseed: {seed}\n"), "utf-8")
+        text, changed = re.subn(r"(?m)^seed: \d+$", f"seed: {seed}", params.read_text(encoding="utf-8"))
+        if changed != 1:
+            raise SystemExit(f"{params}: has no single top-level seed")
+        params.write_text(text, encoding="utf-8")
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         with (folder / "run.log").open("w") as log:
             subprocess.run(["dvc", "repro"], cwd=folder, env=environment, check=True, stdout=log, stderr=log)
@@ -234,11 +238,10 @@ def render(results: dict[int, Json]) -> str:
     lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for seed in seeds:
         paired, enhance = results[seed]["eval"]["paired"]["parent"]["generalize"], results[seed]["enhance"]
-        against = enhance["hints_against_blind_retries"]
         lines.append(
             f"| {seed} | {paired['delta']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]"
-            f" | {enhance['convergence_rate']:.3f} | {against['blind']:.3f}"
-            f" | {against['gain']:+.3f} [{against['low']:+.3f}, {against['high']:+.3f}]"
+            f" | {enhance['convergence_rate']:.3f} | {enhance['blind_convergence_rate']:.3f}"
+            f" | {enhance['hint_gain']:+.3f} [{enhance['hint_gain_low']:+.3f}, {enhance['hint_gain_high']:+.3f}]"
             f" | {enhance['average_iterations']:.2f} | {enhance['hint_leaks']} |"
         )
     return "\n".join(lines) + "\n"

@@ -31,7 +31,14 @@ def main(
         asked = {normalized(item.question) for item in read_items(eval_set)}
         laws = load_laws(ROOT / settings.params.laws)
         embedded = settings.preset.subject == "arithmetic"
-        judged = judge(read_records(source), read_dialogues(dialogues), laws, asked, arithmetic=embedded)
+        judged = judge(
+            read_records(source),
+            read_dialogues(dialogues),
+            laws,
+            asked,
+            arithmetic=embedded,
+            unconverged=settings.params.judge.unconverged,
+        )
         write_records(accepted, judged.accepted)
         write_records(rejected, judged.rejected)
         write_json(metrics, judged.metrics)

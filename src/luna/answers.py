@@ -1,6 +1,10 @@
 """When two answers are the same."""
 
+import re
+
 from luna.arithmetic.reading import last_number
+
+_ONLY_A_NUMBER = re.compile(r"\s*-?\d+(?:,\d{3})*\.?\s*")
 
 
 def normalized(text: str) -> str:
@@ -8,9 +12,8 @@ def normalized(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def same_answer(one: str, other: str) -> bool:
-    """Equal as text, or as the last number of each where both end in one."""
-    if normalized(one) == normalized(other):
+def same_answer(said: str, expected: str) -> bool:
+    """Equal as text; where the expected answer is nothing but a number, the last number said counts."""
+    if normalized(said) == normalized(expected):
         return True
-    numbers = (last_number(one), last_number(other))
-    return numbers[0] is not None and numbers[0] == numbers[1]
+    return bool(_ONLY_A_NUMBER.fullmatch(expected)) and last_number(said) == last_number(expected)

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from luna.errors import LunaError
+from luna.records import Record
 from luna.settings import explain
 
 Scope = Literal["data", "reply", "hint"]
@@ -159,6 +160,16 @@ def violations(laws: Sequence[Law], scope: Scope, texts: Iterable[Item], judge: 
         if (excerpt := _broken(law.check, item)) is not None
     ]
     return found + _judged(questions, judge)
+
+
+def broken_by(record: Record, laws: Sequence[Law]) -> list[Violation]:
+    """Every law that a training record breaks: in its turns, its thinking, its final attempt and its hints."""
+    name = str(record.metadata.get("id", "record"))
+    attempts = record.metadata.get("attempts") or []
+    texts = [turn.content for turn in record.messages] + [turn["attempt"] for turn in attempts[-1:]]
+    texts += [record.thinking] if record.thinking else []
+    hints = [Item(turn["hint"], name, record.answer) for turn in attempts if turn["hint"]]
+    return violations(laws, "data", [Item(text, name) for text in texts]) + violations(laws, "hint", hints)
 
 
 def _broken(check: Check, item: Item) -> str | None:

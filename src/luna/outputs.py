@@ -25,7 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush(aside)
         if path.is_dir():
             path.rename(old)
-        os.replace(aside, path)
+        try:
+            os.replace(aside, path)
+        except BaseException:  # an interrupt between the two renames must not cost the old folder
+            if old.exists():
+                old.rename(path)
+            raise
     finally:
         _remove(aside)
         _remove(old)

@@ -78,6 +78,8 @@ def _parse(path: Path, number: int, line: str) -> Record:
     roles = [turn.role for turn in record.messages]
     if "user" not in roles or "assistant" not in roles:
         raise BadRecord(f"{path}:{number}: messages: needs a user turn and an assistant turn; has {roles}")
+    if roles[-1] == "user":
+        raise BadRecord(f"{path}:{number}: messages: ends with a question; add the assistant's answer")
     return record
 
 

@@ -81,6 +81,12 @@ class Enhancement(_Section):
     student: str | None = None  # override of the model in training (reported); None: the model in training itself
 
 
+class Judging(_Section):
+    """What is accepted. `unconverged` questions are learned from the teacher's own solution, or rejected."""
+
+    unconverged: Literal["teacher", "reject"] = "teacher"
+
+
 class Evaluation(_Section):
     """The frozen eval set (its own seed, so that it never changes with the run's) and how it is asked.
 
@@ -123,6 +129,7 @@ class Params(_Section):
     distill: Distillation = Distillation()
     generate: Generation
     enhance: Enhancement = Enhancement()
+    judge: Judging = Judging()
     evaluate: Evaluation
     gates: Gates = Gates()
     laws: str = "laws.yaml"

@@ -43,7 +43,7 @@ def enhance(settings: Settings, records: Sequence[Record], root: Path) -> Enhanc
     metrics = _metrics(dialogues) | {"hint_leaks": teacher.leaks.kept, "hint_leaks_caught": teacher.leaks.caught}
     metrics |= {"student": who, "student_override": params.enhance.student is not None}
     if params.enhance.blind_retries:
-        metrics["hints_against_blind_retries"] = _compare_blind(settings, dialogues, student, judge)
+        metrics |= _compare_blind(settings, dialogues, student, judge)
     enhanced = [_with_thinking(record, dialogue) for record, dialogue in zip(records, dialogues, strict=True)]
     return Enhanced(enhanced, dialogues, metrics)
 
@@ -105,10 +105,8 @@ def _compare_blind(settings: Settings, dialogues: Sequence[Dialogue], student: L
     without = [dialogue.converged for dialogue in blind]
     paired = paired_bootstrap(with_hints, without, settings.params.evaluate.bootstrap_samples, settings.params.seed)
     return {
-        "with_hints": sum(with_hints) / len(with_hints),
-        "blind": sum(without) / len(without),
-        "gain": paired.delta,
-        "low": paired.low,
-        "high": paired.high,
-        "n": paired.n,
+        "blind_convergence_rate": sum(without) / len(without),
+        "hint_gain": paired.delta,
+        "hint_gain_low": paired.low,
+        "hint_gain_high": paired.high,
     }

@@ -9,7 +9,7 @@ from typing import Any
 from luna.eval_set.items import EvalItem, Suite, eval_set_sha256, read_items, read_voice
 from luna.evaluate.asking import SUITES, Asked, accuracy, ask, pick
 from luna.evaluate.tone import tone_drift
-from luna.laws import Item, Law, load_laws, violations
+from luna.laws import Item, Law, broken_by, load_laws, violations
 from luna.lm.load import load_model
 from luna.outputs import read_json
 from luna.records import Record
@@ -112,13 +112,7 @@ def _drift(replies: Sequence[str], voice: Sequence[str]) -> float | None:
 def _broken_laws(laws: Sequence[Law], items: Sequence[EvalItem], child: Asked, records: Sequence[Record]) -> list[Json]:
     replies = [Item(reply, item.id) for item, reply in zip(items, child.replies, strict=True)]
     broken = violations(laws, "reply", replies)
-    for number, record in enumerate(records):
-        name = str(record.metadata.get("id", number))
-        attempts = record.metadata.get("attempts") or []
-        said = [turn.content for turn in record.messages] + [turn["attempt"] for turn in attempts[-1:]]
-        said += [record.thinking] if record.thinking else []
-        broken += violations(laws, "data", [Item(text, name) for text in said])
-        broken += violations(laws, "hint", [Item(t["hint"], name, record.answer) for t in attempts if t["hint"]])
+    broken += [violation for record in records for violation in broken_by(record, laws)]
     return [{"law": one.law, "where": one.where, "excerpt": one.excerpt} for one in broken]
 
 

@@ -1,13 +1,14 @@
 """Accept or reject every enhanced example, each with a reason; nothing is dropped silently.
 
-An example is accepted if its student found the answer, a judge accepts the final attempt against the record's own
-answer, it breaks no law, shows nothing sealed, repeats no other example and asks nothing of the eval set.
+An example is accepted if its student converged, its final attempt agrees with the record, breaks no law, shows nothing
+that is kept for evaluation and repeats no other example. Where the student did not converge, the teacher's own solution
+can stand in (`judge.unconverged`); it must pass the same checks.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from luna.answers import normalized, same_answer
 from luna.arithmetic.problems import holds_held_out, holds_sealed, split_of
@@ -15,7 +16,7 @@ from luna.arithmetic.wording import read as read_question
 from luna.enhance.students import Dialogue
 from luna.enhance.thinking import split_reply
 from luna.errors import BadRecord
-from luna.laws import Item, Law, violations
+from luna.laws import Law, broken_by
 from luna.records import Record
 
 Json = dict[str, Any]
@@ -23,7 +24,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Judged:
-    """`accepted` records carry their attempts in metadata, `rejected` ones the reason."""
+    """`accepted` records carry their attempts in metadata, `rejected` ones the reason.
+
+    A record that is learned from the teacher has no attempts, and its thinking is the teacher's again.
+    """
 
     accepted: list[Record]
     rejected: list[Record]
@@ -37,6 +41,7 @@ def judge(
     eval_questions: set[str],
     *,
     arithmetic: bool,
+    unconverged: Literal["teacher", "reject"],
 ) -> Judged:
     """Sort records into accepted and rejected.
 
@@ -45,6 +50,7 @@ def judge(
         eval_questions: the questions of the eval set, normalized.
         arithmetic: the records are of the embedded domain, whose answers can be compared and whose sealed range and
             compositions must stay sealed.
+        unconverged: what becomes of questions that the student could not answer.
     """
     asked = [[(turn["role"], turn["content"]) for turn in dialogue.context][-1:] for dialogue in dialogues]
     if asked != [[("user", record.question)] for record in records]:
@@ -53,54 +59,69 @@ def judge(
     rejected: list[Record] = []
     seen: set[str] = set()
     for record, dialogue in zip(records, dialogues, strict=True):
-        reason = _objection(record, dialogue, laws, eval_questions, seen)
+        lesson = _lesson(record, dialogue, unconverged)
+        reason = _objection(lesson, dialogue, laws, eval_questions, seen)
         if reason is None and arithmetic:
-            reason = _arithmetic_objection(record, dialogue)
+            reason = _arithmetic_objection(lesson)
         if reason is None:
             seen.add(normalized(record.question))
-            accepted.append(_with(record, attempts=[asdict(turn) for turn in dialogue.turns]))
+            accepted.append(lesson)
         else:
             rejected.append(_with(record, rejected_because=reason))
+    return Judged(accepted, rejected, _metrics(accepted, rejected))
+
+
+def _lesson(record: Record, dialogue: Dialogue, unconverged: str) -> Record:
+    """The record as it would be learned: from the student's attempts, or from the teacher's solution."""
+    solution = record.metadata.get("original_thinking")
+    if not dialogue.converged and unconverged == "teacher" and solution:
+        return _with(record, thinking=solution, attempts=[], learned_from="teacher")
+    return _with(record, attempts=[asdict(turn) for turn in dialogue.turns], learned_from="student")
+
+
+def _metrics(accepted: Sequence[Record], rejected: Sequence[Record]) -> Json:
     reasons = Counter(record.metadata["rejected_because"].split(":")[0] for record in rejected)
-    metrics: Json = {
-        "total": len(records),
+    sources = Counter(record.metadata["learned_from"] for record in accepted)
+    total = len(accepted) + len(rejected)
+    return {
+        "total": total,
         "accepted": len(accepted),
         "rejected": len(rejected),
-        "acceptance_rate": len(accepted) / len(records),
+        "acceptance_rate": len(accepted) / total,
+        "learned_from_student": sources["student"],
+        "learned_from_teacher": sources["teacher"],
         "rejected_by_reason": dict(sorted(reasons.items())),
         "accepted_by_approach": dict(sorted(Counter(str(r.metadata.get("approach")) for r in accepted).items())),
     }
-    return Judged(accepted, rejected, metrics)
 
 
 def _objection(
-    record: Record, dialogue: Dialogue, laws: Sequence[Law], eval_questions: set[str], seen: set[str]
+    lesson: Record, dialogue: Dialogue, laws: Sequence[Law], eval_questions: set[str], seen: set[str]
 ) -> str | None:
     """Why a record is not accepted, as `kind: detail`; None where nothing speaks against it."""
-    question = normalized(record.question)
+    question = normalized(lesson.question)
     if question in eval_questions:
         return "contaminated: the question stands in the eval set"
     if question in seen:
         return "duplicate: the question was accepted before"
-    if not dialogue.converged:
+    if lesson.metadata["learned_from"] == "student" and not dialogue.converged:
         return f"not converged: {dialogue.turns[-1].reason}"
-    final = dialogue.turns[-1].attempt
-    broken = violations(laws, "data", [Item(final, "final attempt"), Item(record.thinking, "thinking")])
-    broken += violations(laws, "hint", [Item(hint, "hint", record.answer) for hint in dialogue.hints])
-    return f"law: {broken[0].law} broken in {broken[0].where}: {broken[0].excerpt}" if broken else None
+    broken = broken_by(lesson, laws)
+    return f"law: {broken[0].law} broken: {broken[0].excerpt}" if broken else None
 
 
-def _arithmetic_objection(record: Record, dialogue: Dialogue) -> str | None:
-    final = dialogue.turns[-1].attempt
-    problem = read_question(record.question)
+def _arithmetic_objection(lesson: Record) -> str | None:
+    attempts = lesson.metadata["attempts"]
+    thinking, answer = split_reply(attempts[-1]["attempt"]) if attempts else (lesson.thinking, lesson.answer)
+    problem = read_question(lesson.question)
     if problem is not None and split_of(problem) == "eval":
         return "contaminated: the problem belongs to the eval split"
-    if not same_answer(split_reply(final)[1], record.answer):
-        return f"disputed: the student's answer was judged right, but the record says {record.answer!r}"
-    if holds_sealed(record.question) or holds_sealed(final):
+    if not same_answer(answer, lesson.answer):
+        return f"disputed: the student's answer was judged right, but the record says {lesson.answer!r}"
+    if holds_sealed(lesson.question) or holds_sealed(thinking):
         return "sealed: it works on numbers or a composition that are kept for evaluation"
-    if holds_held_out(final):
-        return "held out: the student's way works on a problem that is kept for evaluation"
+    if holds_held_out(thinking):
+        return "held out: its way works on a problem that is kept for evaluation"
     return None
 
 

@@ -34,7 +34,7 @@ class WindowStop(TrainerCallback):
         step = state.global_step
         if step < self.window.after or step % self.window.every:
             return
-        control.should_training_stop = self.probe(model, step).accuracy >= self.window.lowest
+        control.should_training_stop |= self.probe(model, step).accuracy >= self.window.lowest
 
     def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if self.last is None:

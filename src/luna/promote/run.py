@@ -1,6 +1,6 @@
 """The promote stage: hold the generation against the gates and write the verdict with its evidence.
 
-Nothing is committed or tagged here, and a rejection is a result, not a failure: `luna release` acts on the verdict.
+Nothing is committed or tagged here, and a rejection is a result, not a failure.
 """
 
 import json
@@ -147,7 +147,7 @@ def _shown(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-_CARD_FIGURES = ("enhanced_examples", "average_iterations", "convergence_rate", "convergence_blind", "hint_gain")
+_CARD_FIGURES = ("enhanced_examples", "average_iterations", "convergence_rate", "blind_convergence_rate", "hint_gain")
 
 
 def _figures(enhancement: Mapping[str, Any]) -> str:
@@ -156,7 +156,8 @@ def _figures(enhancement: Mapping[str, Any]) -> str:
 
 
 def _next_step(generation: Mapping[str, Any]) -> str:
+    name = generation["generation"]
     if generation["verdict"] == PROMOTED:
-        return "next: `luna release` commits and tags it, `luna next` opens the one after it"
+        return f"next: commit what the run wrote and tag it: git add -A && git commit -m {name} && git tag {name}"
     failed: Sequence[str] = generation["failed"]
-    return f"next: `luna release` archives it as FAILED ({', '.join(failed)}); HEAD stays at the parent"
+    return f"next: {', '.join(failed)} failed; change params.yaml or the preset and run `dvc repro`"
