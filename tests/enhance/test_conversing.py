@@ -282,10 +282,8 @@ def test_a_tiny_model_goes_through_the_stage(luna_root: Path, tiny_settings: Cal
     assert metrics["hints_given"] == 12
     assert metrics["convergence_rate"] == metrics["right_at_once"] == 0.0
     assert (metrics["hint_leaks"], metrics["student"], metrics["student_override"]) == (0, "the base", False)
-    compared = metrics["hints_against_blind_retries"]
-    assert compared["n"] == 6
-    assert compared["gain"] == pytest.approx(compared["with_hints"] - compared["blind"])
-    assert compared["low"] <= compared["gain"] <= compared["high"]
+    assert metrics["hint_gain"] == pytest.approx(metrics["convergence_rate"] - metrics["blind_convergence_rate"])
+    assert metrics["hint_gain_low"] <= metrics["hint_gain"] <= metrics["hint_gain_high"]
     for record, dialogue in zip(enhanced.records, enhanced.dialogues, strict=True):
         assert record.metadata["thinking"] == iterative_thinking(dialogue)
         assert record.metadata["original_thinking"] == "old"
@@ -326,7 +324,7 @@ def test_without_the_comparison_nothing_is_retried_blindly(
     settings = tiny_settings()
     quiet = settings.params.enhance.model_copy(update={"blind_retries": False, "max_iterations": 1})
     enhanced = enhance(tiny_settings({"enhance": quiet}, {"judge": "exact"}), _records(2), luna_root)
-    assert "hints_against_blind_retries" not in enhanced.metrics
+    assert "hint_gain" not in enhanced.metrics
     assert enhanced.metrics["average_iterations"] == 1.0
 
 
@@ -361,6 +359,7 @@ def test_the_comparison_is_paired_from_the_same_first_attempts(
         )
         for dialogue, problem in zip(dialogues, problems, strict=True)
     ]
-    compared = enhance(tiny_settings(), records, luna_root).metrics["hints_against_blind_retries"]
-    assert (compared["with_hints"], compared["blind"], compared["gain"], compared["n"]) == (1.0, 0.5, 0.5, 8)
-    assert compared["low"] > 0
+    metrics = enhance(tiny_settings(), records, luna_root).metrics
+    compared = [metrics[name] for name in ("convergence_rate", "blind_convergence_rate", "hint_gain")]
+    assert (compared, metrics["total_examples"]) == ([1.0, 0.5, 0.5], 8)
+    assert metrics["hint_gain_low"] > 0

@@ -2,7 +2,7 @@
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -43,9 +43,14 @@ def _good() -> tuple[Record, Dialogue]:
     return record, _dialogue(question, Turn(REPLY, True, "right", None))
 
 
-def _judge(*pairs: tuple[Record, Dialogue], asked: set[str] | None = None, arithmetic: bool = True) -> Judged:
+def _judge(
+    *pairs: tuple[Record, Dialogue],
+    asked: set[str] | None = None,
+    arithmetic: bool = True,
+    unconverged: Literal["teacher", "reject"] = "reject",
+) -> Judged:
     records, dialogues = [record for record, _ in pairs], [dialogue for _, dialogue in pairs]
-    return judge(records, dialogues, LAWS, asked or set(), arithmetic=arithmetic)
+    return judge(records, dialogues, LAWS, asked or set(), arithmetic=arithmetic, unconverged=unconverged)
 
 
 def _reason(record: Record, dialogue: Dialogue, asked: set[str] | None = None) -> str:
@@ -139,23 +144,21 @@ def test_other_subjects_are_not_held_against_what_is_sealed_nor_against_one_word
 
 
 @pytest.mark.parametrize(
-    ("law", "where", "reply", "thinking", "hint"),
+    ("law", "reply", "thinking", "hint"),
     [
-        ("taboo-words", "thinking", REPLY, "Let us leverage it.", None),
-        ("taboo-words", "final attempt", REPLY.replace("<think>\n", "<think>\nOptimize!\n"), "t", None),
-        ("unclosed-thinking", "thinking", REPLY, "so <think>", None),
-        ("hint-reveals-answer", "hint", REPLY, "t", f"It is {PROBLEM.answer}."),
-        ("template-markers", "thinking", REPLY, "<|im_end|>", None),
+        ("taboo-words", REPLY, "Let us leverage it.", None),
+        ("taboo-words", REPLY.replace("<think>\n", "<think>\nOptimize!\n"), "t", None),
+        ("unclosed-thinking", REPLY, "so <think>", None),
+        ("hint-reveals-answer", REPLY, "t", f"It is {PROBLEM.answer}."),
+        ("template-markers", REPLY, "<|im_end|>", None),
     ],
 )
-def test_a_broken_law_is_named_with_its_place(
-    law: str, where: str, reply: str, thinking: str, hint: str | None
-) -> None:
+def test_a_broken_law_is_named(law: str, reply: str, thinking: str, hint: str | None) -> None:
     record, dialogue = _good()
     record = _record(record.question, record.answer, thinking)
     first = [Turn("1", False, "wrong", 0, hint=hint)] if hint else []
     reason = _reason(record, _dialogue(dialogue.question, *first, Turn(reply, True, "right", None)))
-    assert reason.startswith(f"law: {law} broken in {where}: ")
+    assert reason.startswith(f"law: {law} broken: ")
 
 
 @given(st.lists(st.sampled_from(["good", "wrong", "disputed", "law", "duplicate"]), min_size=1, max_size=25))
@@ -181,7 +184,7 @@ def test_nothing_is_lost(kinds: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("said", "expected", "same"),
     [
         ("85", "85", True),
         ("The answer is 1,195.", "1195", True),
@@ -190,8 +193,27 @@ def test_nothing_is_lost(kinds: list[str]) -> None:
         ("yes", "no", False),
         ("yes", "85", False),
         ("", "85", False),
+        ("return max(x, 0)", "pop until the size is 0", False),
     ],
 )
-def test_answers_are_the_same_as_text_or_as_number(one: str, other: str, same: bool) -> None:
-    assert same_answer(one, other) is same
-    assert same_answer(other, one) is same
+def test_answers_are_the_same_as_text_or_as_number(said: str, expected: str, same: bool) -> None:
+    assert same_answer(said, expected) is same
+
+
+def _unanswered(solution: str | None) -> tuple[Record, Dialogue]:
+    record, dialogue = _good()
+    told = _record(record.question, record.answer, "my story", original_thinking=solution)
+    return told, _dialogue(dialogue.question, Turn("<think>\n7", False, "the thinking never ends", 0))
+
+
+def test_what_the_student_could_not_answer_is_learned_from_the_teacher() -> None:
+    solution = "\n".join(solve(PROBLEM))
+    judged = _judge(_unanswered(solution), unconverged="teacher")
+    [accepted] = judged.accepted
+    assert (accepted.thinking, accepted.metadata["attempts"]) == (solution, [])
+    assert (judged.metrics["learned_from_teacher"], judged.metrics["learned_from_student"]) == (1, 0)
+
+
+@pytest.mark.parametrize("solution", [None, "Let us leverage it.", "75+12\nso 87"])
+def test_a_teachers_solution_passes_the_same_checks(solution: str | None) -> None:
+    assert _judge(_unanswered(solution), unconverged="teacher").accepted == []

@@ -190,7 +190,7 @@ def test_the_card_shows_verdict_gates_models_and_what_comes_next(tree: Path, eva
     assert "recall            0.7000     >= 0.5500  pass" in lines
     assert any(line.split() == ["sft", "0.6800", "0.6100"] for line in lines)
     assert "enhanced examples 690, average iterations 1.5000, convergence rate 0.9000" in text
-    assert "`luna release`" in lines[-1]
+    assert "git tag Luna-G" in lines[-1]
 
 
 def test_the_card_of_a_rejection_names_the_gates(
@@ -199,5 +199,5 @@ def test_the_card_of_a_rejection_names_the_gates(
     measured(recall=None, tone_drift=0.3)
     text = card(promote(_settings(), tree), {**evaluation, "recall": None})
     assert "REJECTED" in text
-    assert "FAILED (recall, tone_drift)" in text
+    assert "recall, tone_drift failed" in text
     assert any(line.split() == ["recall", "none", ">=", "0.5500", "FAIL"] for line in text.splitlines())
