@@ -103,7 +103,7 @@ def test_dialogues_of_another_run_are_refused() -> None:
     record, dialogue = _good()
     for other in ([], [_dialogue("What is 1+1?", *dialogue.turns)], [dialogue, dialogue]):
         with pytest.raises(LunaError, match=r"^data/dialogues\.jsonl: is of another run .* --force enhance`"):
-            judge([record], other, LAWS, set(), arithmetic=True)
+            judge([record], other, LAWS, set(), arithmetic=True, unconverged="reject")
 
 
 def test_an_attempt_that_stayed_wrong_says_what_was_wrong_last() -> None:
