@@ -264,7 +264,7 @@ def test_no_training_text_holds_what_is_kept_for_evaluation(grown: Path) -> None
         assert problem is not None
         assert (split_of(problem), is_sealed(problem)) == ("train", False)
         attempts = [turn["attempt"] for turn in record["metadata"]["attempts"]]
-        for text in (question, record["metadata"]["original_thinking"], attempts[-1]):
+        for text in (question, record["metadata"]["original_thinking"], *attempts[-1:]):
             assert " ".join(text.lower().split()) not in asked
             assert not SEALED_OPERAND.search(text), text
 
