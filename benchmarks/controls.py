@@ -233,7 +233,7 @@ def render(results: dict[int, Json]) -> str:
         )
     lines += [
         "",
-        "| seed | verdict basis: child - parent generalize | convergence | blind | gain | iterations | leaks |",
+        "| seed | child - parent, generalize [95 % paired] | convergence | blind | gain | iterations | leaks |",
     ]
     lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
     for seed in seeds:
