@@ -1,0 +1,1 @@
+"""Generations as commits and tags: opening, releasing, growing, rebuilding and listing them."""
