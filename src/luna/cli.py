@@ -1,9 +1,12 @@
 """The command line `luna`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from luna.generations.release import Outcome
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Grow generations of a language model.")
 
@@ -23,6 +26,59 @@ def card(root: Annotated[Path, typer.Option(help="The root of the repo.")] = Pat
     with one_line_errors("luna card"):
         generation = read_json(root / "generation.json")
         typer.echo(write_card(generation, read_json(root / "metrics" / "eval.json")))
+
+
+Root = Annotated[Path, typer.Option(help="The root of the repo.")]
+Push = Annotated[bool, typer.Option(help="Also push branch and tag to origin, both or none.")]
+
+
+@app.command("next")
+def open_generation(root: Root = Path()) -> None:
+    """Open the next generation: name it and its teachers in params.yaml."""
+    from luna.generations.opening import open_next
+    from luna.stage import one_line_errors
+
+    with one_line_errors("luna next"):
+        typer.echo(f"{open_next(root)} is open; run `dvc repro`, then `luna release`")
+
+
+@app.command()
+def release(root: Root = Path(), push: Push = False) -> None:
+    """Commit and tag a promoted generation, archive a rejected one."""
+    from luna.generations.release import release as release_generation
+    from luna.stage import one_line_errors
+
+    with one_line_errors("luna release"):
+        outcome = release_generation(root, push=push)
+        _tell(outcome)
+    if not outcome.promoted:
+        raise typer.Exit(2)
+
+
+@app.command()
+def grow(
+    count: Annotated[int, typer.Argument(min=1, help="How many generations.")] = 1,
+    root: Root = Path(),
+    push: Push = False,
+    retries: Annotated[int, typer.Option(min=0, help="Tries after a rejection; each tightens the evidence.")] = 0,
+) -> None:
+    """Open, run and release generations, until all are promoted or one is rejected."""
+    from luna.generations.grow import grow as grow_generations
+    from luna.stage import one_line_errors
+
+    with one_line_errors("luna grow"):
+        for outcome in grow_generations(root, count, push=push, retries=retries):
+            _tell(outcome)
+    if not outcome.promoted:
+        raise typer.Exit(2)
+
+
+def _tell(outcome: "Outcome") -> None:
+    if outcome.promoted:
+        typer.echo(f"{outcome.name}: promoted, tagged {outcome.tag}")
+        return
+    failed = ", ".join(outcome.failed)
+    typer.echo(f"{outcome.name}: rejected ({failed}), kept as {outcome.tag}; this tree is at its parent again")
 
 
 if __name__ == "__main__":

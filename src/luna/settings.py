@@ -118,6 +118,9 @@ class Params(_Section):
     generation: GenerationName
     parent: GenerationName | None
     grandparent: GenerationName | None
+    parent_sha256: str | None = None  # of the weights, so that a moved tag is noticed; None: take the tag's word
+    grandparent_sha256: str | None = None
+    attempt: Count = 1  # tries of this generation so far, this one included
     seed: int
     threads: Count
     student_init: str = "sft"

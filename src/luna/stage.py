@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luna.alone import alone
+
 if TYPE_CHECKING:
     from luna.settings import Settings
 
@@ -26,6 +28,10 @@ def one_line_errors(name: str) -> Iterator[None]:
         raise SystemExit(1) from None
 
 
+def _say_waiting(name: str) -> None:
+    sys.stderr.write(f"{name}: a stage of an earlier, interrupted run is still at work here; waiting for it\n")
+
+
 @contextmanager
 def running(name: str, *, torch: bool = False) -> Iterator["Settings"]:
     """Settings for a stage, and its errors as one line.
@@ -35,7 +41,7 @@ def running(name: str, *, torch: bool = False) -> Iterator["Settings"]:
     """
     from luna.settings import load_settings
 
-    with one_line_errors(name):
+    with one_line_errors(name), alone(SCRATCH / "stage.lock", lambda: _say_waiting(name)):
         settings = load_settings(ROOT)
         if torch:
             from luna.lm.load import prepare_backend

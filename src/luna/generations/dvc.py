@@ -1,0 +1,78 @@
+"""DVC's commands as processes of their own: they change the folder they run in, never this process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from luna.errors import LunaError
+
+Json = dict[str, Any]
+
+
+class DvcError(LunaError):
+    """A DVC command did not end well."""
+
+
+def repro(root: Path, *, held: int | None = None) -> None:
+    """Run the pipeline, its output passed on as it comes.
+
+    Args:
+        held: a file descriptor of a lock that the run must keep even if this process dies.
+
+    Raises:
+        DvcError: a stage failed; it has said why.
+    """
+    done = subprocess.run(
+        _command("repro"),
+        cwd=root,
+        env=_environment(),
+        check=False,
+        pass_fds=[] if held is None else [held],
+    )
+    if done.returncode:
+        raise DvcError("dvc repro: a stage failed (see above); mend it and run the same command again")
+
+
+def changed_stages(root: Path) -> list[str]:
+    """The stages that are not up to date with what they depend on."""
+    status: Json = json.loads(_said(root, "status", "--json") or "{}")
+    return list(status)
+
+
+def push_data(root: Path) -> bool:
+    """Copy this tree's data and models to the default remote; False where there is none."""
+    if not _ask(root, "config", "core.remote").stdout.strip():
+        return False
+    _said(root, "push", "--quiet")
+    return True
+
+
+def check_out(root: Path) -> None:
+    """Bring data and models back to what dvc.lock says."""
+    _said(root, "checkout", "--quiet")
+
+
+def _said(root: Path, *arguments: str) -> str:
+    done = _ask(root, *arguments)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise DvcError(f"dvc {arguments[0]}: {lines[0].removeprefix('ERROR: ')}; run `dvc {arguments[0]}` to see all")
+    return done.stdout
+
+
+def _ask(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _command(*arguments), cwd=root, env=_environment(), capture_output=True, text=True, check=False
+    )
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "dvc", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    """Stages call `python`: it must be the one that runs this."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}

@@ -1,0 +1,61 @@
+"""Growing: open, run, release, again and again, up to a number of promoted generations or the first rejection."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from luna.alone import alone
+from luna.generations.dvc import repro
+from luna.generations.git import commit_of
+from luna.generations.guards import check_repository
+from luna.generations.opening import failed_tries, following, open_next
+from luna.generations.release import Outcome, finish, release
+from luna.outputs import replacing
+from luna.progress import say
+from luna.settings import load_settings
+
+GOAL = Path(".luna") / "growing"  # the generation an interrupted call was on its way to
+
+
+def grow(root: Path, count: int, *, push: bool = False, retries: int = 0) -> Iterator[Outcome]:
+    """Grow `count` generations and yield what became of each.
+
+    A call that was interrupted is taken up where it was: the next one goes on to the same goal, whatever its count.
+
+    Args:
+        push: push each release to `origin`.
+        retries: after a rejection, try the same generation this often again, with another seed and a tighter bound.
+
+    Raises:
+        GitError, DvcError, NotReleasable: as `open_next`, `repro` and `release`.
+    """
+    with alone(root / ".luna" / "grow.lock", lambda: say("grow  another luna grow is at work here; waiting")) as held:
+        check_repository(root)
+        goal = _goal(root, count)
+        outcome = finish(root)
+        if outcome is not None and not _goes_on(root, outcome, goal, retries):
+            yield outcome
+        while outcome is None or _goes_on(root, outcome, goal, retries):
+            name = open_next(root, new_seed=outcome is not None and not outcome.promoted)
+            say(f"grow  {name}, on the way to {goal}")
+            repro(root, held=held)
+            outcome = release(root, push=push)
+            yield outcome
+        (root / GOAL).unlink()
+
+
+def _goes_on(root: Path, last: Outcome, goal: str, retries: int) -> bool:
+    return last.name != goal if last.promoted else failed_tries(root, last.name) <= retries
+
+
+def _goal(root: Path, count: int) -> str:
+    file = root / GOAL
+    if file.is_file():
+        goal = file.read_text(encoding="utf-8").strip()
+        say(f"grow  goes on to {goal}, where an interrupted call was heading (remove {file} to start anew)")
+        return goal
+    goal = load_settings(root).params.generation
+    for _ in range(count - (commit_of(root, goal) is None)):
+        goal = following(goal)
+    with replacing(file) as aside:
+        aside.write_text(goal + "\n", encoding="utf-8")
+    return goal

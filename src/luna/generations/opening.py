@@ -1,0 +1,77 @@
+"""Opening the next generation: params.yaml names it and its teachers, nothing else changes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from luna.errors import LunaError
+from luna.generations.git import GitError, commit_of, file_at, tags
+from luna.generations.guards import check_ancestor, check_repository
+from luna.generations.params_file import edit_params
+from luna.generations.tree import PARAMS
+from luna.settings import Params, load_settings
+
+
+def open_next(root: Path, *, new_seed: bool = False) -> str:
+    """Name the next generation and its teachers in params.yaml; an open generation stays as it is.
+
+    Args:
+        new_seed: for another try after a rejection, draw with another seed than the tries before.
+
+    Returns:
+        the name of the generation that is now open.
+
+    Raises:
+        GitError: the repository is in no state to go on from, or the next name is taken.
+    """
+    check_repository(root)
+    params = load_settings(root).params
+    changes: dict[str, Any] = {}
+    if commit_of(root, params.generation) is None:
+        name = params.generation
+    else:
+        check_ancestor(root, params.generation)
+        name = following(params.generation)
+        changes = _lineage(root, name, params)
+    if commit_of(root, name) is not None:
+        raise GitError(f"the tag {name} exists already and this is an older tree; run `git switch` to its branch")
+    tries = failed_tries(root, name)
+    changes["attempt"] = tries + 1
+    if new_seed:
+        changes["seed"] = params.seed + tries
+    edit_params(root / PARAMS, changes)
+    return name
+
+
+def _lineage(root: Path, name: str, params: Params) -> dict[str, Any]:
+    return {
+        "generation": name,
+        "parent": params.generation,
+        "grandparent": params.parent,
+        "parent_sha256": sha256_of(root, params.generation),
+        "grandparent_sha256": sha256_of(root, params.parent) if params.parent else None,
+    }
+
+
+def following(name: str) -> str:
+    """Luna-G003 for Luna-G002."""
+    prefix, _, number = name.rpartition("-G")
+    return f"{prefix}-G{int(number) + 1:0{len(number)}d}"
+
+
+def failed_tries(root: Path, name: str) -> int:
+    """How often a generation was tried and rejected."""
+    return len(tags(root, f"failed/{name}.*"))
+
+
+def sha256_of(root: Path, tag: str) -> str:
+    """The weights hash that a generation's own commit tells, so that a moved tag is noticed.
+
+    Raises:
+        LunaError: the tag's commit holds no generation.json with one.
+    """
+    text = file_at(root, f"refs/tags/{tag}", "generation.json")
+    found = json.loads(text).get("weights_sha256") if text else None
+    if not isinstance(found, str):
+        raise LunaError(f"{tag}: its commit has no generation.json with weights; is the tag on another commit?")
+    return found

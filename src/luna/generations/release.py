@@ -1,0 +1,141 @@
+"""Turning a finished run into history: a promoted generation into a commit and a tag, a rejected one into an archive.
+
+Everything before the one ref transaction can be lost without harm, and everything after it is done again by the next
+call; so a release that was killed is finished by running it once more.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luna.errors import LunaError
+from luna.generations.dvc import changed_stages, check_out, push_data
+from luna.generations.git import commit_of, file_at, git, git_or_none, move_refs, tags
+from luna.generations.guards import check_ancestor, check_repository
+from luna.generations.snapshot import annotated_tag, restore, settle_index, snapshot
+from luna.generations.tree import LOCK, unsaved_inputs
+from luna.promote.run import PROMOTED
+from luna.settings import Params, load_settings
+
+Json = dict[str, Any]
+
+
+class NotReleasable(LunaError):
+    """The tree holds no finished run of the open generation."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a generation, and the tag under which that is kept."""
+
+    name: str
+    tag: str
+    promoted: bool
+    failed: tuple[str, ...] = ()
+
+
+def release(root: Path, *, push: bool = False) -> Outcome:
+    """Release the open generation: data to the remote, then commit and tag in one transaction.
+
+    A rejected generation becomes a DVC experiment and a tag `failed/NAME.k`, and the tree goes back to its parent.
+
+    Args:
+        push: also push the branch and the tag to `origin`, both or none.
+
+    Raises:
+        NotReleasable: the pipeline is not up to date, or it depended on files that are not committed.
+        GitError, DvcError: git or DVC refused; nothing was released.
+    """
+    check_repository(root)
+    params = load_settings(root).params
+    name = params.generation
+    if commit_of(root, name) is not None:
+        return _released_before(root, name, push=push)
+    generation = _finished(root, params)
+    push_data(root)  # first, so that a tag that can be seen has its bytes
+    if generation["verdict"] != PROMOTED:
+        return _archive(root, name, generation)
+    _commit_and_tag(root, name, generation)
+    return _released_before(root, name, push=push)
+
+
+def _finished(root: Path, params: Params) -> Json:
+    """generation.json of a run that is complete, of these params, and can be grown again from its commit."""
+    for ancestor in (params.parent, params.grandparent):
+        check_ancestor(root, ancestor)
+    stale = changed_stages(root)
+    if stale:
+        raise NotReleasable(f"{', '.join(stale)}: not up to date; run `dvc repro`")
+    unsaved = unsaved_inputs(root)
+    if unsaved:
+        raise NotReleasable(f"{', '.join(unsaved)}: the run depends on it and git does not have it; commit it first")
+    generation: Json = json.loads((root / "generation.json").read_text(encoding="utf-8"))
+    if generation["generation"] != params.generation or generation["parent"] != params.parent:
+        raise NotReleasable("generation.json: is of another generation than params.yaml; run `dvc repro`")
+    return generation
+
+
+def _commit_and_tag(root: Path, name: str, generation: Json) -> None:
+    message = _message(name, generation)
+    commit = snapshot(root, message)
+    tag = annotated_tag(root, name, commit, message)
+    branch, before = git(root, "symbolic-ref", "HEAD"), git(root, "rev-parse", "HEAD")
+    move_refs(root, [f"update {branch} {commit} {before}", f"create refs/tags/{name} {tag}"])
+
+
+def _message(name: str, generation: Json) -> str:
+    gates = generation["gates"]
+    figures = ", ".join(f"{gate} {gates[gate]['value']}" for gate in gates)
+    facts = {"Parent": generation["parent"] or "the base", "Weights-SHA256": generation["weights_sha256"]}
+    trailer = "\n".join(f"Luna-{key}: {value}" for key, value in facts.items())
+    return f"{name}: {generation['verdict']}\n\n{figures}\n\n{trailer}"
+
+
+def _released_before(root: Path, name: str, *, push: bool) -> Outcome:
+    """What remains once the tag stands: the index, and the way to origin."""
+    if commit_of(root, name) == git(root, "rev-parse", "HEAD"):
+        settle_index(root)
+    if push:
+        branch = git(root, "symbolic-ref", "--short", "HEAD")
+        git(root, "push", "--quiet", "--atomic", "origin", branch, f"refs/tags/{name}")
+    return Outcome(name, name, promoted=True)
+
+
+def finish(root: Path) -> Outcome | None:
+    """Do what is left of a release or an archiving that was cut off; None where the open generation has neither."""
+    name = load_settings(root).params.generation
+    if commit_of(root, name) is not None:
+        return _released_before(root, name, push=False)
+    if not (root / LOCK).is_file() or _same_try(root, name) is None:
+        return None
+    return _archive(root, name, json.loads((root / "generation.json").read_text(encoding="utf-8")))
+
+
+def _archive(root: Path, name: str, generation: Json) -> Outcome:
+    tag = _same_try(root, name) or _tag_failure(root, name, generation)
+    restore(root)
+    if (root / LOCK).is_file():
+        check_out(root)
+    return Outcome(name, tag, promoted=False, failed=tuple(generation["failed"]))
+
+
+def _same_try(root: Path, name: str) -> str | None:
+    """The tag of this very run, where a killed call had already archived it."""
+    lock = (root / LOCK).read_text(encoding="utf-8").rstrip("\n")
+    tries = tags(root, f"failed/{name}.*")
+    return next((tag for tag in tries if file_at(root, f"refs/tags/{tag}", LOCK) == lock), None)
+
+
+def _tag_failure(root: Path, name: str, generation: Json) -> str:
+    from dvc.repo.experiments.refs import ExpRefInfo
+
+    tag = f"failed/{name}.{len(tags(root, f'failed/{name}.*')) + 1}"
+    message = f"{_message(name, generation)}\nLuna-Failed: {', '.join(generation['failed'])}"
+    commit = snapshot(root, message)
+    experiment = ExpRefInfo(git(root, "rev-parse", "HEAD"), tag.replace("/", "-").replace(".", "-"))
+    created = [f"create refs/tags/{tag} {annotated_tag(root, tag, commit, message)}"]
+    if git_or_none(root, "rev-parse", "-q", "--verify", str(experiment)) is None:
+        created.append(f"create {experiment} {commit}")
+    move_refs(root, created)
+    return tag
