@@ -73,6 +73,17 @@ def grow(
         raise typer.Exit(2)
 
 
+@app.command()
+def rebuild(tag: Annotated[str, typer.Argument(help="The tag of a generation.")], root: Root = Path()) -> None:
+    """Grow a released generation again from its own commit and compare every byte."""
+    from luna.generations.rebuild import rebuild as rebuild_generation
+    from luna.stage import one_line_errors
+
+    with one_line_errors("luna rebuild"):
+        for rebuilt in rebuild_generation(root, tag):
+            typer.echo(f"{rebuilt.tag}: the same bytes (weights sha256 {rebuilt.weights_sha256})")
+
+
 def _tell(outcome: "Outcome") -> None:
     if outcome.promoted:
         typer.echo(f"{outcome.name}: promoted, tagged {outcome.tag}")

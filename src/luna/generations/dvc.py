@@ -16,17 +16,18 @@ class DvcError(LunaError):
     """A DVC command did not end well."""
 
 
-def repro(root: Path, *, held: int | None = None) -> None:
+def repro(root: Path, *, force: bool = False, held: int | None = None) -> None:
     """Run the pipeline, its output passed on as it comes.
 
     Args:
+        force: run every stage, whatever is known of it.
         held: a file descriptor of a lock that the run must keep even if this process dies.
 
     Raises:
         DvcError: a stage failed; it has said why.
     """
     done = subprocess.run(
-        _command("repro"),
+        _command("repro", *(["--force"] if force else [])),
         cwd=root,
         env=_environment(),
         check=False,
@@ -48,6 +49,16 @@ def push_data(root: Path) -> bool:
         return False
     _said(root, "push", "--quiet")
     return True
+
+
+def cache_folder(root: Path) -> Path:
+    """Where DVC keeps the bytes of this repository."""
+    return (root / _said(root, "cache", "dir").strip()).resolve()
+
+
+def share_cache(root: Path, folder: Path) -> None:
+    """Let a tree keep its bytes in a folder of another one; git does not know of this setting."""
+    _said(root, "config", "--local", "cache.dir", str(folder))
 
 
 def check_out(root: Path) -> None:
