@@ -11,7 +11,7 @@ import yaml
 
 REPO = Path(__file__).parents[2]
 
-GROW = '''
+GROW = """
 import json, pathlib, yaml
 params = yaml.safe_load(open("params.yaml"))
 folder = pathlib.Path("models/luna"); folder.mkdir(parents=True)
@@ -19,9 +19,9 @@ text = f"{params['generation']} of {params['parent']}, seed {params['seed']}, be
 (folder / "model.safetensors").write_text(text)
 pathlib.Path("metrics").mkdir(exist_ok=True)
 json.dump({"recall": 0.5, "beta": params["beta"]}, open("metrics/eval.json", "w"))
-'''
+"""
 
-PROMOTE = '''
+PROMOTE = """
 import hashlib, json, pathlib, yaml
 params = yaml.safe_load(open("params.yaml"))
 passed = params["beta"] <= 1
@@ -32,7 +32,7 @@ json.dump({
     "verdict": "PROMOTED" if passed else "REJECTED", "failed": [] if passed else ["recall"],
     "gates": {"recall": gate}, "weights_sha256": hashlib.sha256(weights).hexdigest(),
 }, open("generation.json", "w"))
-'''
+"""
 
 KEYS = ["generation", "parent", "grandparent", "seed", "beta", "attempt"]
 PIPELINE = {
