@@ -92,5 +92,37 @@ def _tell(outcome: "Outcome") -> None:
     typer.echo(f"{outcome.name}: rejected ({failed}), kept as {outcome.tag}; this tree is at its parent again")
 
 
+@app.command()
+def ladder(
+    root: Root = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print rows of JSON instead of a table.")] = False,
+) -> None:
+    """List the generations behind this repo's tags, rejected ones too."""
+    import json
+
+    from luna.generations.history import read_history
+    from luna.generations.ladder import render, rows
+    from luna.stage import one_line_errors
+
+    with one_line_errors("luna ladder"):
+        history = read_history(root)
+        typer.echo(json.dumps(rows(history), indent=2) if as_json else render(history))
+
+
+@app.command()
+def manifest(
+    tag: Annotated[str | None, typer.Argument(help="Of this generation; without it, of the one in this tree.")] = None,
+    root: Root = Path(),
+) -> None:
+    """Print the evolution manifest of a generation as JSON."""
+    import json
+
+    from luna.generations.manifests import manifest_of
+    from luna.stage import one_line_errors
+
+    with one_line_errors("luna manifest"):
+        typer.echo(json.dumps(manifest_of(root, tag), indent=2))
+
+
 if __name__ == "__main__":
     app()

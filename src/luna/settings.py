@@ -54,6 +54,8 @@ class Distillation(_Section):
     gold_weight: Annotated[float, Field(ge=0.0)] = 0.5
     ema: bool = True
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    max_steps: Count | None = None  # None: as the preset says
+    learning_rate: Positive | None = None  # None: as the preset says
     taboo: Taboo = Taboo()
 
 

@@ -14,7 +14,7 @@ from luna.lm.load import load_model, save_model
 from luna.outputs import read_json
 from luna.progress import say
 from luna.records import Record
-from luna.settings import Settings
+from luna.settings import Settings, Training
 from luna.train_sft.run import start_student
 from luna.training.ema import AveragedWeights
 from luna.training.lessons import encode_lessons
@@ -32,9 +32,17 @@ class Distilled:
     log: list[dict[str, float]]
 
 
+def training_of(settings: Settings) -> Training:
+    """How distillation is trained: the preset's word, with the steps and the rate of params.yaml where it has any."""
+    asked, preset = settings.params.distill, settings.preset.distill
+    length = {} if asked.max_steps is None else {"epochs": None, "max_steps": asked.max_steps}
+    rate = {} if asked.learning_rate is None else {"learning_rate": asked.learning_rate}
+    return preset.model_copy(update={**length, **rate})
+
+
 def distill(settings: Settings, records: Sequence[Record], root: Path, folder: Path, scratch_dir: Path) -> Distilled:
     """Distil two teachers into the student and save its averaged weights in `folder`."""
-    params, preset = settings.params, settings.preset
+    params, preset, training = settings.params, settings.preset, training_of(settings)
     teachers = [
         _teacher(params.teachers.primary, "primary", root),
         _teacher(params.teachers.critic, "stabilizing_critic", root),
@@ -49,7 +57,7 @@ def distill(settings: Settings, records: Sequence[Record], root: Path, folder: P
         loaded.model,
         loaded.tokenizer,
         examples,
-        preset.distill,
+        training,
         title="distill",
         output_dir=scratch_dir,
         seed=params.seed + 1,
@@ -128,7 +136,7 @@ def _metrics(
         "final_kd": trainer.last_parts["loss_kd"],
         "final_residual": trainer.last_parts["loss_residual"],
         "steps": trainer.state.global_step,
-        "learning_rate": settings.preset.distill.learning_rate,
+        "learning_rate": training_of(settings).learning_rate,
         "lessons": lessons,
         "tokens_seen": trainer.tokens_seen,
         "replay_size": 0,
