@@ -60,6 +60,7 @@ def grow(
     count: Annotated[int, typer.Argument(min=1, help="How many generations.")] = 1,
     root: Root = Path(),
     push: Push = False,
+    manifest: Annotated[Path | None, typer.Option(help="Grow as this evolution manifest says.")] = None,
     retries: Annotated[int, typer.Option(min=0, help="Tries after a rejection; each tightens the evidence.")] = 0,
 ) -> None:
     """Open, run and release generations, until all are promoted or one is rejected."""
@@ -67,7 +68,7 @@ def grow(
     from luna.stage import one_line_errors
 
     with one_line_errors("luna grow"):
-        for outcome in grow_generations(root, count, push=push, retries=retries):
+        for outcome in grow_generations(root, count, manifest=manifest, push=push, retries=retries):
             _tell(outcome)
     if not outcome.promoted:
         raise typer.Exit(2)
@@ -82,14 +83,6 @@ def rebuild(tag: Annotated[str, typer.Argument(help="The tag of a generation.")]
     with one_line_errors("luna rebuild"):
         for rebuilt in rebuild_generation(root, tag):
             typer.echo(f"{rebuilt.tag}: the same bytes (weights sha256 {rebuilt.weights_sha256})")
-
-
-def _tell(outcome: "Outcome") -> None:
-    if outcome.promoted:
-        typer.echo(f"{outcome.name}: promoted, tagged {outcome.tag}")
-        return
-    failed = ", ".join(outcome.failed)
-    typer.echo(f"{outcome.name}: rejected ({failed}), kept as {outcome.tag}; this tree is at its parent again")
 
 
 @app.command()
@@ -109,8 +102,8 @@ def ladder(
         typer.echo(json.dumps(rows(history), indent=2) if as_json else render(history))
 
 
-@app.command()
-def manifest(
+@app.command("manifest")
+def show_manifest(
     tag: Annotated[str | None, typer.Argument(help="Of this generation; without it, of the one in this tree.")] = None,
     root: Root = Path(),
 ) -> None:
@@ -122,6 +115,14 @@ def manifest(
 
     with one_line_errors("luna manifest"):
         typer.echo(json.dumps(manifest_of(root, tag), indent=2))
+
+
+def _tell(outcome: "Outcome") -> None:
+    if outcome.promoted:
+        typer.echo(f"{outcome.name}: promoted, tagged {outcome.tag}")
+        return
+    failed = ", ".join(outcome.failed)
+    typer.echo(f"{outcome.name}: rejected ({failed}), kept as {outcome.tag}; this tree is at its parent again")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from luna.alone import alone
 from luna.generations.dvc import repro
 from luna.generations.git import commit_of
 from luna.generations.guards import check_repository
+from luna.generations.manifests import apply_manifest
 from luna.generations.opening import failed_tries, following, open_next
 from luna.generations.release import Outcome, finish, release
 from luna.outputs import replacing
@@ -16,20 +17,26 @@ from luna.settings import load_settings
 GOAL = Path(".luna") / "growing"  # the generation an interrupted call was on its way to
 
 
-def grow(root: Path, count: int, *, push: bool = False, retries: int = 0) -> Iterator[Outcome]:
+def grow(
+    root: Path, count: int, *, manifest: Path | None = None, push: bool = False, retries: int = 0
+) -> Iterator[Outcome]:
     """Grow `count` generations and yield what became of each.
 
     A call that was interrupted is taken up where it was: the next one goes on to the same goal, whatever its count.
 
     Args:
+        manifest: an evolution manifest that says how the first of them is grown.
         push: push each release to `origin`.
         retries: after a rejection, try the same generation this often again, with another seed and a tighter bound.
 
     Raises:
         GitError, DvcError, NotReleasable: as `open_next`, `repro` and `release`.
+        ManifestError: the manifest cannot be grown here.
     """
     with alone(root / ".luna" / "grow.lock", lambda: say("grow  another luna grow is at work here; waiting")) as held:
         check_repository(root)
+        if manifest is not None and not (root / GOAL).is_file():
+            apply_manifest(root, manifest)
         goal = _goal(root, count)
         outcome = finish(root)
         if outcome is not None and not _goes_on(root, outcome, goal, retries):
