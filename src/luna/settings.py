@@ -103,12 +103,13 @@ class Evaluation(_Section):
 
 
 class Gates(_Section):
-    """All four must hold for a promotion."""
+    """All four must hold for a promotion, and by default the gain must be more than luck."""
 
     recall_drop: Annotated[float, Field(ge=0.0)] = 0.05
     generalize_gain: float = 0.02
     tone_drift: Share = 0.05
     law_violations: Annotated[int, Field(ge=0)] = 0
+    require_evidence: bool = True  # the lower bound of the gain on generalize lies above 0
 
 
 class Params(_Section):
@@ -118,6 +119,7 @@ class Params(_Section):
     generation: GenerationName
     parent: GenerationName | None
     grandparent: GenerationName | None
+    attempt: Count = 1
     seed: int
     threads: Count
     student_init: str = "sft"

@@ -50,7 +50,7 @@ def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root.mkdir()
     _git(root, "init", "-q", "-b", "main")
     with Repo.init(str(root)) as dvc:
-        _grow(root, dvc, "Luna-G001", 1.0)
+        _grow(root, dvc, "Luna-G001", 1.0, eval_set_sha256="e" * 64)
         _grow(root, dvc, "Luna-G002", 2.0)
         _grow(root, dvc, "Luna-G003", 3.0, weights_sha256="0" * 64)
         _grow(root, dvc, "Luna-G004", 4.0, generation="Luna-G002")
@@ -93,6 +93,7 @@ def test_parent_and_grandparent_come_back_from_their_tags(repo: Path, tiny_setti
         assert teacher["commit"] == _git(repo, "rev-parse", f"{tag}^{{commit}}")
         assert _value(Path(teacher["path"])) == value
         assert teacher["weights_sha256"] == weights_sha256(Path(teacher["path"]))
+        assert teacher["eval_set_sha256"] == {"Luna-G001": "e" * 64, "Luna-G002": None}[tag]
         assert json.loads((FOLDER / role / "config.json").read_text()) == {"value": value}
 
 

@@ -1,7 +1,7 @@
 """Materialise parent and grandparent below models/teachers, verified against what their tags say.
 
-`teachers.json` names each: {"gen": tag or null, "source": "tag" or "base", "path": ..., "weights_sha256": ...}.
-A null tag is the base model, which stays where it is.
+`teachers.json` names each: {"gen": tag or null, "source": "tag" or "base", "path": ..., "weights_sha256": ...,
+"eval_set_sha256": of the eval set that promoted it}. A null tag is the base model, which stays where it is.
 """
 
 import json
@@ -66,7 +66,9 @@ def _bring(root: Path, tag: str, target: Path, path: str) -> Json:
     found = weights_sha256(target)
     if said.get("weights_sha256") != found or said.get("generation") != tag:
         raise TeacherMissing(f"params.yaml: {tag}: the weights do not match its generation.json; run `dvc fetch -T`")
-    return {"gen": tag, "source": "tag", "path": path, "commit": commit, "weights_sha256": found}
+    asked = said.get("eval_set_sha256")
+    known = {"commit": commit, "weights_sha256": found, "eval_set_sha256": asked}
+    return {"gen": tag, "source": "tag", "path": path, **known}
 
 
 def _find_tag(start: Path, tag: str) -> tuple[Path, str]:
