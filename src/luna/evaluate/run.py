@@ -97,7 +97,8 @@ def _summary(items: Sequence[EvalItem], asked: Asked) -> Json:
 
 def _paired(settings: Settings, items: Sequence[EvalItem], child: Asked, other: Asked) -> Json:
     """Child minus other, item by item, with intervals that are as sure as this attempt needs (`confidence_of`)."""
-    params, confidence = settings.params.evaluate, confidence_of(settings.params.attempt)
+    params = settings.params.evaluate
+    confidence = confidence_of(settings.params.attempt)
     out: Json = {}
     for suite in SUITES:
         ours, theirs = pick(items, child, suite), pick(items, other, suite)

@@ -14,7 +14,7 @@ N = 8  # words of an n-gram; a question of fewer words is one n-gram by itself
 FEWEST = 4  # a question of fewer words says too little to be recognised inside a text
 SHARE = 0.5  # of a question's n-grams; a phrase that many questions share is no question
 
-_WORD = re.compile(r"\d+(?:[.,]\d+)*|\w+|[-+*/=<>^×·−]")
+_WORD = re.compile(r"\w+|[-+*/=<>^×·−]")
 
 Gram = tuple[str, ...]
 
