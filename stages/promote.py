@@ -1,4 +1,4 @@
-"""Hold the generation against its four gates and write the verdict into generation.json.
+"""Hold the generation against its four gates and the evidence, and write the verdict into generation.json.
 
 python stages/promote.py
 """

@@ -148,7 +148,9 @@ def test_the_generation_says_how_it_was_decided(grown: Path) -> None:
     gates = generation["gates"]
     assert list(gates) == ["recall", "generalize", "tone_drift", "law_violations"]
     assert all({"value", "threshold", "pass"} <= set(gate) for gate in gates.values())
-    assert generation["verdict"] == ("PROMOTED" if all(gate["pass"] for gate in gates.values()) else "REJECTED")
+    assert generation["checks"]["comparable"]["differs"] == []
+    held = all(row["pass"] for row in (*gates.values(), *generation["checks"].values()))
+    assert generation["verdict"] == ("PROMOTED" if held else "REJECTED")
     metrics = _json(grown / "metrics" / "eval.json")
     assert {name: gate["value"] for name, gate in gates.items()} == {name: metrics[name] for name in gates}
 
@@ -321,8 +323,8 @@ def test_a_tag_teaches_the_next_generation(released: Path) -> None:
         "gen": "Luna-G001",
         "source": "tag",
         "path": "models/teachers/parent",
-        "commit": _must(released, "git", "rev-parse", "Luna-G001^{commit}").strip(),
         "weights_sha256": _json(released / "generation.json")["weights_sha256"],
+        "eval_set_sha256": _json(released / "generation.json")["eval_set_sha256"],
     }
     brought = (released / "models" / "teachers" / "parent" / "model.safetensors").read_bytes()
     assert brought == (released / "models" / "luna" / "model.safetensors").read_bytes()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luna.stats import detectable_effect, mcnemar_exact, paired_bootstrap, wilson
+from luna.stats import confidence_of, detectable_effect, mcnemar_exact, paired_bootstrap, wilson
 
 answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60)
 
@@ -115,6 +115,24 @@ def test_the_detectable_effect_is_found_as_often_as_promised() -> None:
     parent, child = rng.binomial(800, 0.5, 20000) / 800, rng.binomial(800, 0.5 + d, 20000) / 800
     error = np.sqrt((parent * (1 - parent) + child * (1 - child)) / 800)
     assert np.mean(np.abs(child - parent) > 1.96 * error) == pytest.approx(0.8, abs=0.02)
+
+
+def test_each_attempt_is_held_to_a_tighter_bound() -> None:
+    assert confidence_of(1) == 0.95
+    assert [1 - confidence_of(attempt) for attempt in (2, 5, 10)] == pytest.approx([0.025, 0.01, 0.005])
+    with pytest.raises(ValueError, match="attempt 0"):
+        confidence_of(0)
+
+
+def test_more_confidence_needs_a_larger_effect() -> None:
+    assert detectable_effect(800, 0.5, confidence=0.99) > detectable_effect(800, 0.5)
+
+
+def test_three_attempts_together_pass_by_luck_in_one_of_twenty_cases_at_most() -> None:
+    """The bound that `confidence_of` states, for a lower end that misses in half of (1 - confidence)."""
+    chances = [(1 - confidence_of(attempt)) / 2 for attempt in range(1, 11)]
+    assert sum(chances[:3]) <= 0.05
+    assert sum(chances) == pytest.approx(0.073, abs=5e-4)
 
 
 @pytest.mark.parametrize(("n", "p", "power"), [(0, 0.5, 0.8), (10, 1.2, 0.8), (10, 0.5, 1.0), (10, 0.5, 0.1)])

@@ -105,12 +105,13 @@ class Evaluation(_Section):
 
 
 class Gates(_Section):
-    """All four must hold for a promotion."""
+    """All four must hold for a promotion, and by default the gain must be more than luck."""
 
     recall_drop: Annotated[float, Field(ge=0.0)] = 0.05
     generalize_gain: float = 0.02
     tone_drift: Share = 0.05
     law_violations: Annotated[int, Field(ge=0)] = 0
+    require_evidence: bool = True  # the lower bound of the gain on generalize lies above 0
 
 
 class Params(_Section):

@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from luna.errors import LunaError
 from luna.eval_set.items import ITEMS, eval_set_sha256, read_items, read_voice, write_eval_set
+from luna.evaluate.how import evaluator_sha256
 from luna.evaluate.run import Evaluated, evaluate
 from luna.records import Record, read_lines, write_lines
 from luna.settings import Settings
 
 Make = Callable[..., Settings]
+WEIGHTS = Path("models/luna/model.safetensors")
 
 
 @pytest.fixture
@@ -82,6 +86,93 @@ def test_identical_models_differ_by_nothing(
         for found in suites.values():
             assert (found["delta"], found["low"], found["high"], found["p"]) == (0.0, 0.0, 0.0, 1.0)
             assert found["detectable"] > 0
+
+
+def test_a_later_attempt_has_wider_intervals_and_says_so(
+    grown_root: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for attempt in (1, 3):
+        turn = iter(range(3))  # child, fine-tuned model, parent
+
+        def sample(*_: Any, turn: Any = turn) -> list[str]:
+            asked = next(turn)
+            return [item.answer if (n + asked) % 3 else "no" for n, item in enumerate(read_items(Path("data/eval")))]
+
+        monkeypatch.setattr("luna.evaluate.asking.sample_replies", sample)
+        found.append(evaluate(tiny_settings({"attempt": attempt}), [], grown_root).metrics)
+    first, third = found
+    assert (first["confidence"], third["confidence"]) == (0.95, pytest.approx(0.98333, abs=1e-5))
+    usual, strict = (one["paired"]["parent"]["recall"] for one in found)
+    assert strict["low"] < usual["low"] < usual["high"] < strict["high"]
+    assert strict["detectable"] > usual["detectable"]
+    assert (usual["n"], usual["delta"], usual["p"]) == (14, strict["delta"], strict["p"])
+    assert first["interval"] == third["interval"]
+
+
+def test_every_model_says_how_it_was_asked(
+    grown_root: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plant(monkeypatch, lambda number, answer: answer)
+    preset = tiny_settings().preset
+    half = tiny_settings(None, {"model": preset.model.model_copy(update={"dtype": "bfloat16"})})
+    usual, other = (evaluate(settings, [], grown_root).metrics["how"] for settings in (tiny_settings(), half))
+    assert usual.keys() == {"child", "sft", "parent", "base"}
+    assert usual["child"] == usual["parent"] == usual["base"]
+    child = usual["child"]
+    assert child["eval_set_sha256"] == eval_set_sha256(Path("data/eval"))
+    assert child["evaluator_sha256"] == evaluator_sha256()
+    assert child["items"] == {"recall": 14, "generalize": 8}
+    assert child["decoding"] == {"temperature": 0.0, "max_new_tokens": 8, "batch_size": 64, "seed": 0}
+    assert child["engine"].keys() == {"torch", "transformers", "threads", "device"}
+    assert {key for key in child if child[key] != other["child"][key]} == {"dtype"}
+    assert (child["dtype"], other["child"]["dtype"]) == ("float32", "bfloat16")
+
+
+def test_a_child_with_another_chat_template_shows(
+    grown_root: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plant(monkeypatch, lambda number, answer: answer)
+    template = Path("models/luna/chat_template.jinja")
+    template.write_text("{# mine #}" + template.read_text())
+    how = evaluate(tiny_settings(), [], grown_root).metrics["how"]
+    assert {key for key in how["child"] if how["child"][key] != how["parent"][key]} == {"chat_template_sha256"}
+
+
+def test_a_parent_stands_by_the_eval_set_that_promoted_it(
+    grown_root: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plant(monkeypatch, lambda number, answer: answer)
+    path = Path("models/teachers/teachers.json")
+    teachers = json.loads(path.read_text())
+    for said in ({"eval_set_sha256": "0" * 64}, {"eval_set_sha256": None}, {}):
+        parent = {"gen": "Luna-G001", "source": "tag", "path": "models/sft", **said}
+        path.write_text(json.dumps({**teachers, "parent": parent}))
+        how = evaluate(tiny_settings(), [], grown_root).metrics["how"]
+        assert how["parent"]["eval_set_sha256"] == said.get("eval_set_sha256")
+        assert how["child"] == how["sft"] == how["base"]
+
+
+def test_models_of_the_same_weights_are_known_even_in_two_places(
+    grown_root: Path, tiny_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plant(monkeypatch, lambda number, answer: answer)
+    assert ["child", "parent"] in evaluate(tiny_settings(), [], grown_root).metrics["same_weights"]
+    save_file({**load_file(WEIGHTS), "extra": torch.zeros(1)}, WEIGHTS, metadata={"format": "pt"})
+    same = evaluate(tiny_settings(), [], grown_root).metrics["same_weights"]
+    assert ["sft", "parent"] in same
+    assert not any("child" in pair for pair in same)
+
+
+def test_the_version_of_the_evaluator_is_its_sources(tmp_path: Path) -> None:
+    for name in ("answers.py", "evaluate/asking.py", "lm/sample.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a")
+    first = evaluator_sha256(tmp_path)
+    (tmp_path / "elsewhere.py").write_text("b")
+    assert evaluator_sha256(tmp_path) == first
+    (tmp_path / "evaluate" / "asking.py").write_text("b")
+    assert evaluator_sha256(tmp_path) != first
 
 
 def test_an_evaluation_repeats(grown_root: Path, tiny_settings: Make, accepted_records: list[Record]) -> None:

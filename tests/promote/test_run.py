@@ -11,10 +11,20 @@ import pytest
 from luna.errors import LunaError
 from luna.lm.weights import weights_sha256
 from luna.promote.run import PromoteError, card, promote
-from luna.settings import Settings, load_settings
+from luna.settings import Gates, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
-PAIRED = {"generalize": {"parent": {"delta": 0.1, "low": 0.06, "high": 0.14, "n": 800, "p": 0.001}}}
+GAIN = {"delta": 0.1, "low": 0.06, "high": 0.14, "n": 800, "p": 0.001, "detectable": 0.07}
+PAIRED = {"base": {"generalize": GAIN}}
+HOW: dict[str, Any] = {
+    "evaluator_sha256": "a" * 64,
+    "eval_set_sha256": "e" * 64,
+    "engine": {"torch": "2", "transformers": "5", "threads": 1, "device": "cpu"},
+    "dtype": "float32",
+    "chat_template_sha256": "c" * 64,
+    "decoding": {"temperature": 0.0, "max_new_tokens": 160, "batch_size": 128, "seed": 0},
+    "items": {"recall": 800, "generalize": 800},
+}
 
 
 def _settings(**changes: Any) -> Settings:
@@ -31,7 +41,11 @@ def evaluation() -> dict[str, Any]:
         "tone_drift": 0.01,
         "law_violations": 0,
         "models": {"base": {"recall": 0.6, "generalize": 0.5}, "sft": {"recall": 0.68, "generalize": 0.61}},
+        "n": {"recall": 800, "generalize": 800},
+        "confidence": 0.95,
         "paired": PAIRED,
+        "same_weights": [],
+        "how": {"child": HOW, "base": HOW},
         "eval_set_sha256": "e" * 64,
     }
 
@@ -83,7 +97,12 @@ def test_a_planted_gain_is_promoted_with_its_evidence(tree: Path) -> None:
         "pass": True,
         "rule": "recall >= parent - 0.05",
     }
-    assert generation["evidence"] == PAIRED
+    assert list(generation["gates"]) == ["recall", "generalize", "tone_drift", "law_violations"]
+    assert {name: check["pass"] for name, check in generation["checks"].items()} == {
+        "evidence": True,
+        "comparable": True,
+    }
+    assert (generation["evidence"], generation["attempt"]) == (PAIRED, 1)
     assert generation["manifest"]["ages"] == {"sft": "2->3", "distill": "3->4"}
     assert generation["manifest"]["training_params"]["steps"] == 50
     assert generation["weights_sha256"] == hashlib.sha256(b"weights").hexdigest()
@@ -122,17 +141,121 @@ def test_a_rejection_names_its_gates(
     assert json.loads((tree / "generation.json").read_text()) == generation
 
 
-def test_evidence_without_a_number_does_not_stop_the_verdict(tree: Path, measured: Callable[..., None]) -> None:
-    measured(paired={"recall": {"delta": float("nan")}})
-    assert promote(_settings(), tree)["evidence"] == {"recall": {"delta": None}}
+@pytest.mark.parametrize("bad", [{"low": float("nan")}, {"low": "0.06"}, {"low": 2.0}, {"n": 799}, {"n": None}])
+def test_evidence_without_a_number_or_an_item_is_none(
+    tree: Path, measured: Callable[..., None], bad: dict[str, Any]
+) -> None:
+    measured(paired={"base": {"generalize": {**GAIN, **bad}}})
+    generation = promote(_settings(), tree)
+    assert (generation["verdict"], generation["failed"]) == ("REJECTED", ["evidence"])
+    assert generation["checks"]["evidence"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    "paired", [None, {}, {"base": None}, {"base": {"recall": GAIN}}, {"sft": {"generalize": GAIN}}]
+)
+def test_no_evidence_is_refused_by_name(tree: Path, measured: Callable[..., None], paired: Any) -> None:
+    measured(paired=paired)
+    assert promote(_settings(), tree)["failed"] == ["evidence"]
+
+
+def test_a_bound_at_zero_is_no_evidence_and_is_shown_even_where_none_is_required(
+    tree: Path, measured: Callable[..., None], evaluation: dict[str, Any]
+) -> None:
+    measured(paired={"base": {"generalize": {**GAIN, "low": 0.0}}})
+    generation = promote(_settings(), tree)
+    assert generation["failed"] == ["evidence"]
+    assert generation["checks"]["evidence"] == {
+        "value": 0.0,
+        "threshold": 0.0,
+        "pass": False,
+        "rule": "lower bound of generalize - parent > 0 at 95.00% confidence",
+        "required": True,
+        "differs": [],
+    }
+    lenient = promote(_settings(gates=Gates(require_evidence=False)), tree)
+    assert (lenient["verdict"], lenient["failed"]) == ("PROMOTED", [])
+    assert "evidence          0.0000      > 0.0000  FAIL (not required)" in card(lenient, evaluation).splitlines()
+
+
+def test_the_same_weights_are_no_gain_whatever_was_measured(tree: Path, measured: Callable[..., None]) -> None:
+    measured(same_weights=[["sft", "parent"], ["child", "base"]])
+    assert promote(_settings(), tree)["failed"] == ["evidence"]
+    measured(same_weights=[["child", "sft"], ["parent", "base"]])
+    assert promote(_settings(), tree)["failed"] == []
+
+
+def test_an_evaluation_for_an_earlier_attempt_is_refused(tree: Path, measured: Callable[..., None]) -> None:
+    with pytest.raises(PromoteError, match=r"confidence: attempt 3 needs 0\.9833, not 0\.95; run `dvc repro evaluate`"):
+        promote(_settings(attempt=3), tree)
+    measured(confidence=1 - 0.05 / 3)
+    generation = promote(_settings(attempt=3), tree)
+    assert (generation["attempt"], generation["verdict"]) == (3, "PROMOTED")
+    assert "98.33%" in generation["checks"]["evidence"]["rule"]
+
+
+CHANGED = {
+    "engine": {**HOW["engine"], "threads": 2},
+    "decoding": {**HOW["decoding"], "temperature": 0.7},
+    "items": {"recall": 800, "generalize": 799},
+}
+
+
+@pytest.mark.parametrize("key", HOW)
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("who", ["child", "base"])
+def test_each_way_of_asking_that_differs_is_refused_by_name(
+    tree: Path, measured: Callable[..., None], who: str, missing: bool, key: str
+) -> None:
+    how = {"child": HOW, "base": HOW}
+    measured(how={**how, who: {**HOW, key: None if missing else CHANGED.get(key, "other")}})
+    generation = promote(_settings(), tree)
+    assert (generation["verdict"], generation["failed"]) == ("REJECTED", ["comparable"])
+    assert generation["checks"]["comparable"]["differs"] == [key]
+
+
+def test_what_is_unknown_of_both_is_not_the_same(tree: Path, measured: Callable[..., None]) -> None:
+    unknown = {**HOW, "engine": {**HOW["engine"], "torch": None}, "dtype": ""}
+    measured(how={"child": unknown, "base": unknown})
+    assert promote(_settings(), tree)["checks"]["comparable"]["differs"] == ["engine", "dtype"]
+    measured(how={})
+    assert promote(_settings(), tree)["checks"]["comparable"]["differs"] == list(HOW)
+
+
+def test_items_that_both_were_not_asked_are_missing(tree: Path, measured: Callable[..., None]) -> None:
+    fewer = {**HOW, "items": {"recall": 800, "generalize": 700}}
+    measured(how={"child": fewer, "base": fewer})
+    assert promote(_settings(), tree)["checks"]["comparable"]["differs"] == ["items"]
+
+
+def test_a_changed_eval_set_is_refused_with_its_mend(
+    tree: Path, measured: Callable[..., None], evaluation: dict[str, Any]
+) -> None:
+    other = {**HOW, "eval_set_sha256": "f" * 64}
+    measured(
+        models={"parent": {"recall": 0.6, "generalize": 0.5}},
+        paired={"parent": {"generalize": GAIN}},
+        how={"child": HOW, "parent": other},
+    )
+    generation = promote(_settings(generation="Luna-G002", parent="Luna-G001"), tree)
+    assert generation["failed"] == ["comparable"]
+    last = card(generation, evaluation).splitlines()[-1]
+    assert last == (
+        "next: comparable failed: the eval set is not Luna-G001's; "
+        "set `evaluate` back to what it was, or start anew from the base"
+    )
 
 
 def test_the_base_never_stands_in_for_a_parent_that_was_not_measured(
     tree: Path, measured: Callable[..., None], evaluation: dict[str, Any]
 ) -> None:
     settings = _settings(generation="Luna-G002", parent="Luna-G001")
-    assert promote(settings, tree)["failed"] == ["recall", "generalize"]
-    measured(models={**evaluation["models"], "parent": {"recall": 0.72, "generalize": 0.59}})
+    assert promote(settings, tree)["failed"] == ["recall", "generalize", "evidence", "comparable"]
+    measured(
+        models={**evaluation["models"], "parent": {"recall": 0.72, "generalize": 0.59}},
+        paired={"parent": {"generalize": GAIN}},
+        how={"child": HOW, "parent": HOW},
+    )
     assert promote(settings, tree)["failed"] == ["generalize"]
 
 
@@ -147,7 +270,10 @@ def test_a_missing_or_broken_input_names_its_stage(tree: Path, stage: str, conte
     assert not (tree / "generation.json").exists()
 
 
-@pytest.mark.parametrize(("file", "key"), [("eval", "eval_set_sha256"), ("distill", "teachers"), ("distill", "steps")])
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [("eval", "eval_set_sha256"), ("eval", "confidence"), ("distill", "teachers"), ("distill", "steps")],
+)
 def test_a_missing_key_is_named(tree: Path, file: str, key: str) -> None:
     path = tree / "metrics" / f"{file}.json"
     path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key}))
@@ -186,8 +312,11 @@ def test_the_card_shows_verdict_gates_models_and_what_comes_next(tree: Path, eva
         "generalize",
         "tone_drift",
         "law_violations",
+        "evidence",
+        "comparable",
     ]
     assert "recall            0.7000     >= 0.5500  pass" in lines
+    assert "evidence          0.0600      > 0.0000  pass" in lines
     assert any(line.split() == ["sft", "0.6800", "0.6100"] for line in lines)
     assert "enhanced examples 690, average iterations 1.5000, convergence rate 0.9000" in text
     assert "git tag Luna-G" in lines[-1]

@@ -51,7 +51,7 @@ def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root.mkdir()
     _git(root, "init", "-q", "-b", "main")
     with Repo.init(str(root)) as dvc:
-        _grow(root, dvc, "Luna-G001", 1.0)
+        _grow(root, dvc, "Luna-G001", 1.0, eval_set_sha256="e" * 64)
         _grow(root, dvc, "Luna-G002", 2.0)
         _grow(root, dvc, "Luna-G003", 3.0, weights_sha256="0" * 64)
         _grow(root, dvc, "Luna-G004", 4.0, generation="Luna-G002")
@@ -91,9 +91,9 @@ def test_parent_and_grandparent_come_back_from_their_tags(repo: Path, tiny_setti
         teacher = teachers[role]
         assert (teacher["gen"], teacher["source"]) == (tag, "tag")
         assert Path(teacher["path"]) == FOLDER / role
-        assert teacher["commit"] == _git(repo, "rev-parse", f"{tag}^{{commit}}")
         assert _value(Path(teacher["path"])) == value
         assert teacher["weights_sha256"] == weights_sha256(Path(teacher["path"]))
+        assert teacher["eval_set_sha256"] == {"Luna-G001": "e" * 64, "Luna-G002": None}[tag]
         assert json.loads((FOLDER / role / "config.json").read_text()) == {"value": value}
 
 
@@ -157,6 +157,12 @@ def test_a_tag_that_does_not_exist_is_named(repo: Path, tiny_settings: Make) -> 
     assert _refused(tiny_settings({"parent": "Luna-G099"}), Path()) == (
         "params.yaml: there is no git tag Luna-G099; run `git fetch --tags`"
     )
+
+
+def test_a_tag_that_was_moved_is_refused(repo: Path, tiny_settings: Make) -> None:
+    settings = tiny_settings({"generation": "Luna-G002", "parent": "Luna-G001", "parent_sha256": "0" * 64})
+    with pytest.raises(GenerationMissing, match=r"Luna-G001: the tag was moved .* sha256 to null"):
+        bring_teachers(settings, repo, repo / "models" / "teachers")
 
 
 def test_a_branch_or_a_commit_is_no_tag(repo: Path, tiny_settings: Make) -> None:

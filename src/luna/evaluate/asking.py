@@ -3,11 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from luna.answers import same_answer
 from luna.arithmetic.reading import CLOSE, OPEN
 from luna.errors import LunaError
 from luna.eval_set.items import EvalItem, Suite
+from luna.evaluate.how import how_asked
 from luna.lm.chat import prompt_ids
 from luna.lm.load import LoadedModel
 from luna.lm.sample import Decoding, sample_replies
@@ -19,11 +21,12 @@ SUITES: tuple[Suite, ...] = ("recall", "generalize")
 
 @dataclass(frozen=True)
 class Asked:
-    """One model's replies to all items, whether each is right, and the seconds it took."""
+    """One model's replies to all items, whether each is right, the seconds it took, and how it was asked."""
 
     replies: list[str]
     right: list[bool]
     seconds: float
+    how: dict[str, Any]
 
 
 def ask(settings: Settings, loaded: LoadedModel, items: Sequence[EvalItem], name: str) -> Asked:
@@ -35,7 +38,8 @@ def ask(settings: Settings, loaded: LoadedModel, items: Sequence[EvalItem], name
     with bar(f"evaluate {name}", len(items)) as advance:
         replies = sample_replies(loaded.model, loaded.tokenizer, prompts, decoding, how.seed, advance)
     seconds = time.perf_counter() - start
-    asked = Asked(replies, [is_right(reply, item.answer) for reply, item in zip(replies, items, strict=True)], seconds)
+    right = [is_right(reply, item.answer) for reply, item in zip(replies, items, strict=True)]
+    asked = Asked(replies, right, seconds, how_asked(loaded, items, decoding, how.seed))
     accuracies = "  ".join(f"{suite} {accuracy(items, asked, suite):.3f}" for suite in SUITES)
     say(f"evaluate  {name:<6}  {accuracies}")
     return asked

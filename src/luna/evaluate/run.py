@@ -11,10 +11,11 @@ from luna.evaluate.asking import SUITES, Asked, accuracy, ask, pick
 from luna.evaluate.tone import tone_drift
 from luna.laws import Item, Law, broken_by, load_laws, violations
 from luna.lm.load import load_model
+from luna.lm.weights import weights_sha256
 from luna.outputs import read_json
 from luna.records import Record
 from luna.settings import Settings
-from luna.stats import detectable_effect, mcnemar_exact, paired_bootstrap, wilson
+from luna.stats import confidence_of, detectable_effect, mcnemar_exact, paired_bootstrap, wilson
 
 Json = dict[str, Any]
 CHILD = "child"
@@ -37,8 +38,9 @@ def evaluate(settings: Settings, records: Sequence[Record], root: Path) -> Evalu
         records: the accepted training data, which the laws hold for too.
     """
     folder = root / "data" / "eval"
-    items = read_items(folder)
-    models = _models(settings, root)
+    items, eval_set = read_items(folder), eval_set_sha256(folder)
+    teachers = read_json(root / "models" / "teachers" / "teachers.json")
+    models = _models(settings, teachers)
     asked = _ask_all(settings, models, items)
     child = asked[CHILD]
     laws = load_laws(root / settings.params.laws)
@@ -51,9 +53,11 @@ def evaluate(settings: Settings, records: Sequence[Record], root: Path) -> Evalu
         "n": {suite: sum(item.suite == suite for item in items) for suite in SUITES},
         "interval": {suite: _interval(items, child, suite) for suite in SUITES},
         "models": {name: _summary(items, one) for name, one in asked.items() if name != CHILD},
+        "confidence": confidence_of(settings.params.attempt),
         "paired": {name: _paired(settings, items, child, one) for name, one in asked.items() if name != CHILD},
         "same_weights": _same(models),
-        "eval_set_sha256": eval_set_sha256(folder),
+        "eval_set_sha256": eval_set,
+        "how": _how(asked, eval_set, teachers["parent"]),
         "parameters": _parameters(settings, models[CHILD]),
     }
     speed = {name: _speed(one) for name, one in asked.items()} | {"peak_memory_mb": _peak_memory_mb()}
@@ -69,10 +73,17 @@ def _ask_all(settings: Settings, models: Mapping[str, str], items: Sequence[Eval
     return {name: by_path[path] for name, path in models.items()}
 
 
-def _models(settings: Settings, root: Path) -> dict[str, str]:
-    teachers = read_json(root / "models" / "teachers" / "teachers.json")
+def _models(settings: Settings, teachers: Json) -> dict[str, str]:
     base = "models/base" if settings.preset.model.base == "scratch" else settings.preset.model.base
     return {CHILD: "models/luna", "sft": "models/sft", "parent": teachers["parent"]["path"], "base": base}
+
+
+def _how(asked: Mapping[str, Asked], eval_set: str, parent: Json) -> Json:
+    """How each model was asked. A parent from a tag stands by the eval set that promoted it; a base by none yet."""
+    found = {name: {"eval_set_sha256": eval_set, **one.how} for name, one in asked.items()}
+    if parent["gen"] is not None:
+        found["parent"]["eval_set_sha256"] = parent.get("eval_set_sha256")
+    return found
 
 
 def _interval(items: Sequence[EvalItem], asked: Asked, suite: Suite) -> list[float]:
@@ -85,18 +96,20 @@ def _summary(items: Sequence[EvalItem], asked: Asked) -> Json:
 
 
 def _paired(settings: Settings, items: Sequence[EvalItem], child: Asked, other: Asked) -> Json:
-    """Child minus other, item by item, with a 95 % interval."""
+    """Child minus other, item by item, with intervals that are as sure as this attempt needs (`confidence_of`)."""
     params = settings.params.evaluate
+    confidence = confidence_of(settings.params.attempt)
     out: Json = {}
     for suite in SUITES:
         ours, theirs = pick(items, child, suite), pick(items, other, suite)
-        found = paired_bootstrap(ours, theirs, params.bootstrap_samples, params.seed)
+        found = paired_bootstrap(ours, theirs, params.bootstrap_samples, params.seed, confidence=confidence)
         out[suite] = {
             "delta": found.delta,
             "low": found.low,
             "high": found.high,
+            "n": found.n,
             "p": mcnemar_exact(ours, theirs),
-            "detectable": detectable_effect(found.n, sum(theirs) / found.n),
+            "detectable": detectable_effect(found.n, sum(theirs) / found.n, confidence=confidence),
         }
     return out
 
@@ -117,9 +130,11 @@ def _broken_laws(laws: Sequence[Law], items: Sequence[EvalItem], child: Asked, r
 
 
 def _same(models: Mapping[str, str]) -> list[list[str]]:
-    """Pairs of names that are one model: the parent of the first generation is the base."""
+    """Pairs of names that are one model, by place or by weights: the parent of the first generation is the base."""
+    # A name of the hub is no folder here and is known by its name alone.
+    known = {name: weights_sha256(Path(path)) if Path(path).is_dir() else path for name, path in models.items()}
     names = list(models)
-    return [[a, b] for i, a in enumerate(names) for b in names[i + 1 :] if models[a] == models[b]]
+    return [[a, b] for i, a in enumerate(names) for b in names[i + 1 :] if known[a] == known[b]]
 
 
 def _parameters(settings: Settings, path: str) -> int:

@@ -16,6 +16,7 @@ from luna.arithmetic.wording import read as read_question
 from luna.enhance.students import Dialogue
 from luna.enhance.thinking import split_reply
 from luna.errors import BadRecord
+from luna.judge.contamination import EvalNgrams, Overlap
 from luna.laws import Law, broken_by
 from luna.records import Record
 
@@ -47,7 +48,7 @@ def judge(
 
     Args:
         dialogues: of the same questions in the same order, as the enhance stage wrote them.
-        eval_questions: the questions of the eval set, normalized.
+        eval_questions: the questions of the eval set, normalized; no text of an accepted record holds one of them.
         arithmetic: the records are of the embedded domain, whose answers can be compared and whose sealed range and
             compositions must stay sealed.
         unconverged: what becomes of questions that the student could not answer.
@@ -58,9 +59,12 @@ def judge(
     accepted: list[Record] = []
     rejected: list[Record] = []
     seen: set[str] = set()
+    ngrams, checked = EvalNgrams(eval_questions), 0
     for record, dialogue in zip(records, dialogues, strict=True):
         lesson = _lesson(record, dialogue, unconverged)
-        reason = _objection(lesson, dialogue, laws, eval_questions, seen)
+        overlap = ngrams.overlap(_texts(lesson))
+        checked += overlap.checked
+        reason = _contamination(lesson, eval_questions, overlap) or _objection(lesson, dialogue, laws, seen)
         if reason is None and arithmetic:
             reason = _arithmetic_objection(lesson)
         if reason is None:
@@ -68,7 +72,8 @@ def judge(
             accepted.append(lesson)
         else:
             rejected.append(_with(record, rejected_because=reason))
-    return Judged(accepted, rejected, _metrics(accepted, rejected))
+    metrics = _metrics(accepted, rejected) | {"eval_ngrams": len(ngrams), "ngrams_checked": checked}
+    return Judged(accepted, rejected, metrics)
 
 
 def _lesson(record: Record, dialogue: Dialogue, unconverged: str) -> Record:
@@ -90,19 +95,29 @@ def _metrics(accepted: Sequence[Record], rejected: Sequence[Record]) -> Json:
         "acceptance_rate": len(accepted) / total,
         "learned_from_student": sources["student"],
         "learned_from_teacher": sources["teacher"],
+        "contaminated": reasons["contaminated"],
         "rejected_by_reason": dict(sorted(reasons.items())),
         "accepted_by_approach": dict(sorted(Counter(str(r.metadata.get("approach")) for r in accepted).items())),
     }
 
 
-def _objection(
-    lesson: Record, dialogue: Dialogue, laws: Sequence[Law], eval_questions: set[str], seen: set[str]
-) -> str | None:
-    """Why a record is not accepted, as `kind: detail`; None where nothing speaks against it."""
-    question = normalized(lesson.question)
-    if question in eval_questions:
+def _texts(lesson: Record) -> list[str]:
+    """Whatever of a record may be trained on: its turns, its thinking, every attempt and every hint."""
+    attempts = lesson.metadata["attempts"]
+    said = [turn[part] for turn in attempts for part in ("attempt", "hint") if turn[part]]
+    return [*(turn.content for turn in lesson.messages), lesson.thinking, *said]
+
+
+def _contamination(lesson: Record, eval_questions: set[str], overlap: Overlap) -> str | None:
+    """Why a record would teach the eval set; questions too short for n-grams are compared whole."""
+    if normalized(lesson.question) in eval_questions:
         return "contaminated: the question stands in the eval set"
-    if question in seen:
+    return f"contaminated: {overlap.objection}" if overlap.objection else None
+
+
+def _objection(lesson: Record, dialogue: Dialogue, laws: Sequence[Law], seen: set[str]) -> str | None:
+    """Why a record is not accepted, as `kind: detail`; None where nothing speaks against it."""
+    if normalized(lesson.question) in seen:
         return "duplicate: the question was accepted before"
     if lesson.metadata["learned_from"] == "student" and not dialogue.converged:
         return f"not converged: {dialogue.turns[-1].reason}"

@@ -11,9 +11,11 @@ from typing import Any
 from luna.errors import LunaError
 from luna.lm.weights import weights_sha256
 from luna.outputs import write_json
-from luna.promote.gates import Gate, Metrics, decide, metrics_of
+from luna.promote.evidence import Check, comparable, evidence
+from luna.promote.gates import TOLERANCE, Gate, Metrics, decide, metrics_of
 from luna.promote.manifest import build_manifest
 from luna.settings import Params, Settings
+from luna.stats import confidence_of
 
 PROMOTED, REJECTED = "PROMOTED", "REJECTED"
 Json = dict[str, Any]
@@ -26,25 +28,31 @@ class PromoteError(LunaError):
 def promote(settings: Settings, root: Path) -> Json:
     """Decide on the generation that `settings` grew below `root` and write `generation.json` there.
 
-    Reads metrics/eval.json (recall, generalize, tone_drift, law_violations, models, paired, eval_set_sha256),
-    metrics/distill.json (teachers, steps, learning_rate, replay_size), metrics/enhance.json and models/luna. What it
-    writes depends on these and the settings alone: the same run gives the same bytes.
+    Reads metrics/eval.json (recall, generalize, tone_drift, law_violations, models, n, paired, confidence, how,
+    same_weights, eval_set_sha256), metrics/distill.json (teachers, steps, learning_rate, replay_size),
+    metrics/enhance.json and models/luna. What it writes depends on these and the settings alone: the same run gives
+    the same bytes.
 
     Raises:
-        PromoteError: a file or key is missing; names the stage that writes it.
+        PromoteError: a file or key is missing, or the evaluation is of an earlier attempt; names the stage.
         ManifestError: the settings contradict each other.
     """
     evaluation = _read(root / "metrics" / "eval.json", "evaluate")
     distillation = _read(root / "metrics" / "distill.json", "distill")
     enhancement = _read(root / "metrics" / "enhance.json", "enhance")
-    gates = decide(metrics_of(evaluation), _parent_metrics(evaluation, settings.params), settings.params.gates)
+    params, parent = settings.params, _parent_name(evaluation, settings.params)
+    gates = decide(metrics_of(evaluation), _parent_metrics(evaluation, parent), params.gates)
+    checks = _checks(evaluation, parent, params, root / "metrics" / "eval.json")
     failed = [gate.name for gate in gates if not gate.passed]
+    failed += [check.name for check in checks if check.required and not check.passed]
     generation: Json = {
-        "generation": settings.params.generation,
-        "parent": settings.params.parent,
-        "grandparent": settings.params.grandparent,
+        "generation": params.generation,
+        "parent": params.parent,
+        "grandparent": params.grandparent,
+        "attempt": params.attempt,
         "verdict": REJECTED if failed else PROMOTED,
         "gates": {gate.name: _gate_row(gate) for gate in gates},
+        "checks": {check.name: _check_row(check) for check in checks},
         "failed": failed,
         "evidence": evaluation.get("paired", {}),
         "manifest": _manifest(settings, distillation, root / "metrics" / "distill.json"),
@@ -52,7 +60,7 @@ def promote(settings: Settings, root: Path) -> Json:
         "eval_set_sha256": _need(evaluation, "eval_set_sha256", root / "metrics" / "eval.json", "evaluate"),
         "data": _counts(enhancement, distillation),
         "enhance": {name: value for name, value in enhancement.items() if _is_number(value)},
-        "settings": settings.params.model_dump(include=set(_ECHOED)),
+        "settings": params.model_dump(include=set(_ECHOED)),
     }
     write_json(root / "generation.json", generation)
     return generation
@@ -61,16 +69,36 @@ def promote(settings: Settings, root: Path) -> Json:
 _ECHOED = ("preset", "seed", "alpha", "beta", "gamma", "temperature")
 
 
-def _parent_metrics(evaluation: Json, params: Params) -> Metrics | None:
-    """The parent's metrics; the base model's only where the base is the parent."""
-    models = evaluation.get("models", {})
-    names = ["parent"] if params.parent else ["parent", "base"]
-    found = next((models[name] for name in names if name in models), None)
+def _parent_name(evaluation: Json, params: Params) -> str:
+    """The name under which the parent was evaluated; the base stands in only where it is the parent."""
+    return "base" if params.parent is None and "parent" not in evaluation.get("models", {}) else "parent"
+
+
+def _parent_metrics(evaluation: Json, parent: str) -> Metrics | None:
+    found = evaluation.get("models", {}).get(parent)
     return None if found is None else metrics_of(found)
+
+
+def _checks(evaluation: Json, parent: str, params: Params, path: Path) -> list[Check]:
+    confidence, needed = _need(evaluation, "confidence", path, "evaluate"), confidence_of(params.attempt)
+    if not _is_number(confidence) or confidence < needed - TOLERANCE:
+        raise PromoteError(
+            f"{path}: confidence: attempt {params.attempt} needs {needed:.4f}, not {confidence}; "
+            "run `dvc repro evaluate`"
+        )
+    return [
+        evidence(evaluation, parent, required=params.gates.require_evidence),
+        comparable(evaluation, parent),
+    ]
 
 
 def _gate_row(gate: Gate) -> Json:
     return {"value": gate.value, "threshold": gate.threshold, "pass": gate.passed, "rule": gate.rule}
+
+
+def _check_row(check: Check) -> Json:
+    row = {"value": check.value, "threshold": check.threshold, "pass": check.passed, "rule": check.rule}
+    return {**row, "required": check.required, "differs": list(check.differs)}
 
 
 def _manifest(settings: Settings, distillation: Json, path: Path) -> Json:
@@ -124,6 +152,7 @@ def card(generation: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     lines = [f"{generation['generation']}: {generation['verdict']}  (parent: {generation['parent'] or 'the base'})", ""]
     lines += [f"{'gate':<16}{'value':>8}  {'threshold':>12}"]
     lines += [_gate_line(name, gate) for name, gate in generation["gates"].items()]
+    lines += [_check_line(name, check) for name, check in generation["checks"].items()]
     lines += ["", f"{'model':<16}{'recall':>8}  {'generalize':>12}"]
     models = {"this one": evaluation, **evaluation.get("models", {})}
     lines += [_model_line(name, models[name]) for name in ("this one", "parent", "base", "sft") if name in models]
@@ -135,6 +164,18 @@ def _gate_line(name: str, gate: Mapping[str, Any]) -> str:
     sign = ">=" if ">=" in gate["rule"] else "<="
     threshold = f"{sign} {_shown(gate['threshold'])}"
     return f"{name:<16}{_shown(gate['value']):>8}  {threshold:>12}  {'pass' if gate['pass'] else 'FAIL'}"
+
+
+def _check_line(name: str, check: Mapping[str, Any]) -> str:
+    if name == "comparable":
+        return f"{name:<16}{'yes' if check['pass'] else 'no':>8}  {'':>12}  {_ended(check)}"
+    return f"{name:<16}{_shown(check['value']):>8}  {'> ' + _shown(check['threshold']):>12}  {_ended(check)}"
+
+
+def _ended(check: Mapping[str, Any]) -> str:
+    if check["pass"]:
+        return "pass"
+    return "FAIL" if check["required"] else "FAIL (not required)"
 
 
 def _model_line(name: str, metrics: Mapping[str, Any]) -> str:
@@ -160,4 +201,13 @@ def _next_step(generation: Mapping[str, Any]) -> str:
     if generation["verdict"] == PROMOTED:
         return f"next: commit what the run wrote and tag it: git add -A && git commit -m {name} && git tag {name}"
     failed: Sequence[str] = generation["failed"]
+    if differs := generation["checks"]["comparable"]["differs"]:
+        return f"next: {', '.join(failed)} failed: {_mend_of(differs, generation['parent'])}"
     return f"next: {', '.join(failed)} failed; change params.yaml or the preset and run `dvc repro`"
+
+
+def _mend_of(differs: Sequence[str], parent: str | None) -> str:
+    """How child and parent become comparable again; a changed eval set cannot be mended by asking again."""
+    if "eval_set_sha256" in differs and parent:
+        return f"the eval set is not {parent}'s; set `evaluate` back to what it was, or start anew from the base"
+    return f"{', '.join(differs)} differ from the parent's; run `dvc repro --force evaluate`"

@@ -1,7 +1,7 @@
 """Materialise parent and grandparent below models/teachers, verified against what their tags say.
 
-`teachers.json` names each: {"gen": tag or null, "source": "tag" or "base", "path": ..., "weights_sha256": ...}.
-A null tag is the base model, which stays where it is.
+`teachers.json` names each: {"gen": tag or null, "source": "tag" or "base", "path": ..., "weights_sha256": ...,
+"eval_set_sha256": of the eval set that promoted it}. A null tag is the base model, which stays where it is.
 """
 
 import json
@@ -26,14 +26,19 @@ def bring_teachers(settings: Settings, root: Path, folder: Path) -> Json:
     """Write the teachers that params.yaml names into `folder`.
 
     Raises:
-        GenerationMissing: a tag does not exist here, its weights are in no cache or remote, or they do not verify.
+        GenerationMissing: a tag does not exist here, its weights are in no cache or remote, or they are others than
+            its generation.json or params.yaml say.
     """
-    tags = {"parent": settings.params.parent, "grandparent": settings.params.grandparent}
+    params = settings.params
+    named = {
+        "parent": (params.parent, params.parent_sha256),
+        "grandparent": (params.grandparent, params.grandparent_sha256),
+    }
     with replacing(folder) as aside:
         aside.mkdir()
         teachers = {
-            role: _base(settings) if tag is None else _bring(root, tag, aside / role, f"{folder}/{role}")
-            for role, tag in tags.items()
+            role: _base(settings) if tag is None else _bring(root, tag, noted, aside / role, f"{folder}/{role}")
+            for role, (tag, noted) in named.items()
         }
         (aside / TEACHERS).write_text(json.dumps(teachers, indent=2) + "\n", encoding="utf-8")
     return teachers
@@ -43,11 +48,17 @@ def _base(settings: Settings) -> Json:
     return {"gen": None, "source": "base", "path": base_path(settings)}
 
 
-def _bring(root: Path, tag: str, target: Path, path: str) -> Json:
+def _bring(root: Path, tag: str, noted: str | None, target: Path, path: str) -> Json:
     with at_tag(root, tag, "its weights are") as generation:
         generation.files.get("models/luna", str(target), recursive=True)
         said = json.loads(generation.files.read_text("generation.json"))
     found = weights_sha256(target)
     if said.get("weights_sha256") != found or said.get("generation") != tag:
         raise GenerationMissing(f"params.yaml: {tag}: the weights do not match its generation.json; run `dvc fetch -T`")
-    return {"gen": tag, "source": "tag", "path": path, "commit": generation.commit, "weights_sha256": found}
+    if noted is not None and noted != found:
+        raise GenerationMissing(
+            f"params.yaml: {tag}: the tag was moved to other weights since `luna next` named it; set its sha256 to null"
+            " to take the new ones"
+        )
+    asked = said.get("eval_set_sha256")
+    return {"gen": tag, "source": "tag", "path": path, "weights_sha256": found, "eval_set_sha256": asked}
