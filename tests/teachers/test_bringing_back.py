@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from luna.generations.at_tag import GenerationMissing
 from luna.lm.weights import weights_sha256
 from luna.settings import Settings
-from luna.teachers.run import TEACHERS, TeacherMissing, bring_teachers
+from luna.teachers.run import TEACHERS, bring_teachers
 
 Make = Callable[..., Settings]
 FOLDER = Path("models/teachers")
@@ -75,7 +76,7 @@ def _value(folder: Path) -> float:
 
 def _refused(settings: Settings, root: Path) -> str:
     """The one line of the refusal, which leaves nothing behind."""
-    with pytest.raises(TeacherMissing) as refused:
+    with pytest.raises(GenerationMissing) as refused:
         bring_teachers(settings, root, FOLDER)
     assert "\n" not in str(refused.value)
     assert not FOLDER.exists()
@@ -172,7 +173,7 @@ def test_an_emptied_cache_says_how_to_fill_it(repo: Path, tiny_settings: Make) -
 
 def test_a_failure_leaves_the_teachers_that_were_there(repo: Path, tiny_settings: Make) -> None:
     bring_teachers(tiny_settings({"parent": "Luna-G001"}), Path(), FOLDER)
-    with pytest.raises(TeacherMissing):
+    with pytest.raises(GenerationMissing):
         bring_teachers(tiny_settings({"parent": "Luna-G003"}), Path(), FOLDER)
     assert _value(FOLDER / "parent") == 1.0
 
