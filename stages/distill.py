@@ -12,6 +12,7 @@ from luna.stage import ROOT, SCRATCH, running
 
 def main(
     source: Path = Path("data/judged.jsonl"),
+    replay: Path = Path("data/replay.jsonl"),
     folder: Path = Path("models/luna"),
     metrics: Path = Path("metrics/distill.json"),
     plot: Path = Path("plots/distill.csv"),
@@ -22,7 +23,8 @@ def main(
         from luna.outputs import write_csv, write_json
         from luna.records import read_records
 
-        distilled = distill(settings, read_records(source), ROOT, folder, SCRATCH / "distill")
+        records, again = read_records(source), read_records(replay, allow_empty=True)
+        distilled = distill(settings, records, ROOT, folder, SCRATCH / "distill", replay=again)
         write_json(metrics, distilled.metrics)
         write_csv(plot, distilled.log)
 

@@ -12,6 +12,7 @@ from luna.stage import ROOT, running
 
 def main(
     source: Path = Path("data/judged.jsonl"),
+    replay: Path = Path("data/replay.jsonl"),
     metrics: Path = Path("metrics/eval.json"),
     speed: Path = Path("metrics/speed.json"),
     replies: Path = Path("data/replies.jsonl"),
@@ -23,7 +24,8 @@ def main(
         from luna.outputs import write_csv, write_json
         from luna.records import read_records, write_lines
 
-        evaluated = evaluate(settings, read_records(source), ROOT)
+        learned = [*read_records(source), *read_records(replay, allow_empty=True)]
+        evaluated = evaluate(settings, learned, ROOT)
         write_lines(replies, evaluated.replies)
         write_csv(plot, evaluated.families)
         write_json(speed, evaluated.speed)

@@ -12,6 +12,7 @@ from luna.stage import ROOT, SCRATCH, running
 
 def main(
     source: Path = Path("data/judged.jsonl"),
+    replay: Path = Path("data/replay.jsonl"),
     folder: Path = Path("models/sft"),
     metrics: Path = Path("metrics/train_sft.json"),
     plot: Path = Path("plots/train_sft.csv"),
@@ -22,7 +23,8 @@ def main(
         from luna.records import read_records
         from luna.train_sft.run import fine_tune
 
-        tuned = fine_tune(settings, read_records(source), ROOT, folder, SCRATCH / "train_sft")
+        records, again = read_records(source), read_records(replay, allow_empty=True)
+        tuned = fine_tune(settings, records, ROOT, folder, SCRATCH / "train_sft", replay=again)
         write_json(metrics, tuned.metrics)
         write_csv(plot, tuned.log)
 

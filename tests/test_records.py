@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from luna.errors import BadRecord
-from luna.records import Record, read_lines, read_records, write_lines, write_records
+from luna.records import Record, parse_records, read_lines, read_records, write_lines, write_records
 
 GOOD = {
     "messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}],
@@ -39,6 +39,18 @@ def test_question_answer_and_thinking_are_the_last_ones(tmp_path):
     longer["messages"][3:] = [{"role": "assistant", "content": "four"}]
     record = read_records(written(tmp_path, json.dumps(longer)))[0]
     assert (record.question, record.answer, record.thinking) == ("2+2?", "four", "")
+
+
+def test_lines_of_another_source_are_named_after_it():
+    text = json.dumps(GOOD | {"metadata": {"thinking": "a line\u2028goes on"}}, ensure_ascii=False)
+    assert [record.thinking for record in parse_records("Luna-G001:r.jsonl", [text, ""])] == ["a line\u2028goes on"]
+    with pytest.raises(BadRecord, match=r"^Luna-G001:r\.jsonl:3: broken JSON at column 2"):
+        parse_records("Luna-G001:r.jsonl", [text, "", "{broken"])
+
+
+def test_a_file_may_be_empty_where_that_is_said(tmp_path):
+    assert complaint(written(tmp_path)).endswith("holds no record; give at least one line of JSON")
+    assert read_records(written(tmp_path), allow_empty=True) == []
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,8 @@ def test_unknown_preset_lists_those_there_are(project):
             "the shares of mix add up to 0.7; make them add up to 1",
         ),
         ({"generate__mix": "wild"}, "generate.mix"),
+        ({"replay__share": 1.0}, "replay.share: input should be less than 1, not 1.0; mend the value"),
+        ({"replay__size": -1}, "replay.size: input should be greater than or equal to 0, not -1"),
     ],
 )
 def test_wrong_params_name_the_key_and_the_mend(project, keys, expected):

@@ -223,6 +223,19 @@ BAD_INPUT: dict[str, tuple[str, Spoil, str]] = {
         _set("params.yaml", "parent", "Luna-G009"),
         r"params\.yaml: there is no git tag Luna-G009; run .+",
     ),
+    "no such tag to replay": (
+        "replay",
+        _all(
+            _write({"data/judged.jsonl": GOOD, "data/eval/items.jsonl": ""}),
+            _set("params.yaml", "parent", "Luna-G009"),
+        ),
+        r"params\.yaml: there is no git tag Luna-G009; run .+",
+    ),
+    "nothing but replayed data for train_sft": (
+        "train_sft",
+        _write({"data/judged.jsonl": "\n", "data/replay.jsonl": GOOD}),
+        r"data/judged\.jsonl: holds no record; give at least one line of JSON",
+    ),
 }
 
 

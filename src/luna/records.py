@@ -44,18 +44,27 @@ class Record(BaseModel):
         return str(self.metadata.get("thinking") or "")
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path, *, allow_empty: bool = False) -> list[Record]:
     """Read a file of records.
 
     Raises:
-        BadRecord: the file is missing or empty, or a line is no record; names the file and the line.
+        BadRecord: the file is missing or (unless allowed) empty, or a line is no record; names the file and the line.
     """
     if not path.is_file():
         raise BadRecord(f"{path}: no such file; run the stage that writes it (`dvc repro`) or give another path")
     records = [_parse(path, number, line) for number, line in _lines(path)]
-    if not records:
+    if not records and not allow_empty:
         raise BadRecord(f"{path}: holds no record; give at least one line of JSON")
     return records
+
+
+def parse_records(source: str, lines: Iterable[str]) -> list[Record]:
+    """Records from lines of text.
+
+    Raises:
+        BadRecord: a line is no record; names the source and the line.
+    """
+    return [_parse(source, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -68,7 +77,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise BadRecord(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
-def _parse(path: Path, number: int, line: str) -> Record:
+def _parse(path: Path | str, number: int, line: str) -> Record:
     try:
         record = Record.model_validate(_object(path, number, line))
     except ValidationError as error:
@@ -105,7 +114,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [_object(path, number, line) for number, line in _lines(path)]
 
 
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+def _object(path: Path | str, number: int, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line.strip())
     except json.JSONDecodeError as error:

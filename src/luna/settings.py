@@ -89,6 +89,14 @@ class Judging(_Section):
     unconverged: Literal["teacher", "reject"] = "teacher"
 
 
+class Replay(_Section):
+    """What is learned again of the two generations before."""
+
+    enabled: bool = True
+    share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # of the examples of both rungs
+    size: Annotated[int, Field(ge=0)] = 100  # most records drawn from each of the two
+
+
 class Evaluation(_Section):
     """The frozen eval set (its own seed, so that it never changes with the run's) and how it is asked.
 
@@ -136,6 +144,7 @@ class Params(_Section):
     generate: Generation
     enhance: Enhancement = Enhancement()
     judge: Judging = Judging()
+    replay: Replay = Replay()
     evaluate: Evaluation
     gates: Gates = Gates()
     laws: str = "laws.yaml"

@@ -13,13 +13,13 @@ import yaml
 from luna.distill.loss import Blend
 from luna.distill.run import distill
 from luna.distill.trainer import SHARES, DistillTrainer
-from luna.errors import BadSettings
+from luna.errors import BadRecord, BadSettings
 from luna.lm.chat import IGNORE, Example
 from luna.lm.load import LoadedModel, load_model, save_model
 from luna.lm.reproducible import set_reproducible
 from luna.records import Record
 from luna.settings import Lora, Settings, Training, load_settings
-from luna.train_sft.run import fine_tune
+from luna.train_sft.run import encode_with_replay, fine_tune
 from luna.training.lessons import encode_lessons
 from luna.training.trainer import StepLog, TokenTrainer, make_trainer
 
@@ -230,6 +230,49 @@ def test_the_same_run_gives_the_same_bytes(
         fine_tune(settings, accepted_records, luna_root, Path("models/sft"), Path(f".luna/{name}-sft"))
         distill(settings, accepted_records, luna_root, Path(f"models/{name}"), Path(f".luna/{name}"))
     assert _weights(Path("models/one")) == _weights(Path("models/two"))
+
+
+def test_both_rungs_replay_their_share(
+    luna_root: Path, tiny_settings: Make, accepted_records: list[Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tiny_settings(TEACHING)
+    tags = ["Luna-G002"] * 2 + ["Luna-G001"]
+    again = [
+        record.model_copy(update={"metadata": {**record.metadata, "replayed_from": tag}})
+        for record, tag in zip(accepted_records, tags, strict=False)
+    ]
+    own = accepted_records[3:]
+    without = fine_tune(settings, own, luna_root, Path("models/without"), Path("s")).metrics
+    tuned = fine_tune(settings, own, luna_root, Path("models/sft"), Path("s"), replay=again).metrics
+    distilled = distill(settings, own, luna_root, Path("models/luna"), Path("s"), replay=again).metrics
+    assert without["replayed_examples"] == 0
+    lessons, replayed = without["lessons"], round(without["lessons"] / 9)  # a tenth of all
+    for metrics in (tuned, distilled):
+        assert (metrics["lessons"], metrics["replayed_examples"]) == (lessons, replayed)
+    assert distilled["replay_size"] == 2
+    said = capsys.readouterr().out
+    assert said.count(f"  {lessons} examples") == 1
+    assert said.count(f"  {lessons + replayed} examples") == 2
+    assert _weights(Path("models/sft")) != _weights(Path("models/without"))
+    assert "replayed" in Path("models/sft/README.md").read_text()
+    assert "replayed" not in Path("models/without/README.md").read_text()
+
+
+def test_a_lesson_too_long_names_the_replayed_file(
+    luna_root: Path, tiny_settings: Make, accepted_records: list[Record]
+) -> None:
+    [endless] = accepted_records[:1]
+    endless = endless.model_copy(update={"metadata": {"thinking": "1 " * 600, "replayed_from": "Luna-G001"}})
+    with pytest.raises(BadRecord, match=r"^data/replay\.jsonl: record 1: \d+ tokens are more than max_length 512"):
+        fine_tune(tiny_settings(), accepted_records, luna_root, Path("models/sft"), Path("s"), replay=[endless])
+
+
+def test_without_anything_to_replay_the_examples_are_the_lessons(
+    load: Callable[..., LoadedModel], accepted_records: list[Record], tiny_settings: Make
+) -> None:
+    settings, loaded = tiny_settings(), load()
+    lessons = encode_lessons(loaded.tokenizer, accepted_records, settings.preset, settings.params.seed)
+    assert encode_with_replay(settings, loaded, accepted_records, []) == (lessons, [])
 
 
 def test_the_average_is_saved_unless_it_is_off(

@@ -114,6 +114,15 @@ def test_a_planted_gain_is_promoted_with_its_evidence(tree: Path) -> None:
     }
 
 
+def test_what_was_replayed_stands_in_the_manifest(tree: Path) -> None:
+    path = tree / "metrics" / "distill.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "replay_size": 87}))
+    generation = promote(_settings(), tree)
+    assert generation["data"]["replayed_of_each"] == 87
+    stabilizers = generation["manifest"]["stabilizers"]
+    assert (stabilizers["replay_buffer"], stabilizers["replay_size"]) == (True, 87)
+
+
 def test_the_same_run_gives_the_same_bytes(tree: Path) -> None:
     promote(_settings(), tree)
     first = (tree / "generation.json").read_bytes()

@@ -1,5 +1,6 @@
 """The distill stage: the student learns the blend of two frozen teachers' predictions."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,8 @@ from luna.outputs import read_json
 from luna.progress import say
 from luna.records import Record
 from luna.settings import Settings, Training
-from luna.train_sft.run import start_student
+from luna.train_sft.run import encode_with_replay, start_student
 from luna.training.ema import AveragedWeights
-from luna.training.lessons import encode_lessons
 from luna.training.trainer import describe, make_trainer
 
 Json = dict[str, Any]
@@ -40,8 +40,20 @@ def training_of(settings: Settings) -> Training:
     return preset.model_copy(update={**length, **rate})
 
 
-def distill(settings: Settings, records: Sequence[Record], root: Path, folder: Path, scratch_dir: Path) -> Distilled:
-    """Distil two teachers into the student and save its averaged weights in `folder`."""
+def distill(
+    settings: Settings,
+    records: Sequence[Record],
+    root: Path,
+    folder: Path,
+    scratch_dir: Path,
+    *,
+    replay: Sequence[Record] = (),
+) -> Distilled:
+    """Distil two teachers into the student and save its averaged weights in `folder`.
+
+    Args:
+        replay: records of earlier generations, of which `replay.share` of the examples is made.
+    """
     params, preset, training = settings.params, settings.preset, training_of(settings)
     teachers = [
         _teacher(params.teachers.primary, "primary", root),
@@ -49,14 +61,17 @@ def distill(settings: Settings, records: Sequence[Record], root: Path, folder: P
     ]
     start = _teacher(params.student_init, "student", root)
     loaded = start_student(settings, start["path"])
-    examples = encode_lessons(loaded.tokenizer, records, preset, params.seed)
-    say(f"distill  {describe(examples)}; T1 {teachers[0]['path']}, T2 {teachers[1]['path']}, student {start['path']}")
+    own, again = encode_with_replay(settings, loaded, records, replay)
+    say(
+        f"distill  {describe([*own, *again])}, {len(again)} of them replayed;"
+        f" T1 {teachers[0]['path']}, T2 {teachers[1]['path']}, student {start['path']}"
+    )
     weights = AveragedWeights(loaded.model, params.distill.ema_decay)
     trainer, log = make_trainer(
         DistillTrainer,
         loaded.model,
         loaded.tokenizer,
-        examples,
+        [*own, *again],
         training,
         title="distill",
         output_dir=scratch_dir,
@@ -70,8 +85,18 @@ def distill(settings: Settings, records: Sequence[Record], root: Path, folder: P
     trainer.train()
     if params.distill.ema:
         weights.keep()
-    save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, teachers, len(records)))
-    return Distilled(_metrics(settings, trainer, log.rows, teachers, len(examples)), log.rows)
+    save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, teachers, len(records), len(again)))
+    counts = {
+        "lessons": len(own),
+        "replayed_examples": len(again),
+        "replay_size": _most_from_one(replay) if again else 0,
+    }
+    return Distilled(_metrics(settings, trainer, log.rows, teachers) | counts, log.rows)
+
+
+def _most_from_one(replay: Sequence[Record]) -> int:
+    """How many records were drawn from a generation; where one had fewer to give, the larger number."""
+    return max(Counter(record.metadata["replayed_from"] for record in replay).values(), default=0)
 
 
 def _teacher(name: str, role: str, root: Path) -> Json:
@@ -99,7 +124,7 @@ def _taboo(settings: Settings, tokenizer: Any) -> list[int] | None:
     return taboo_token_ids(tokenizer, taboo.words)
 
 
-def _card(settings: Settings, folder: Path, teachers: Sequence[Json], records: int) -> str:
+def _card(settings: Settings, folder: Path, teachers: Sequence[Json], records: int, replayed: int) -> str:
     params = settings.params
     return model_card(
         params.generation,
@@ -112,6 +137,7 @@ def _card(settings: Settings, folder: Path, teachers: Sequence[Json], records: i
             "parent": params.parent or "the base",
             "teachers": ", ".join(f"{teacher['role']}: {teacher['path']}" for teacher in teachers),
             "records": records,
+            **({"replayed examples": replayed} if replayed else {}),
             "alpha, beta, gamma": f"{params.alpha}, {params.beta}, {params.gamma}",
             "temperature": params.temperature,
             "seed": params.seed,
@@ -124,7 +150,6 @@ def _metrics(
     trainer: DistillTrainer,
     rows: Sequence[dict[str, float]],
     teachers: list[Json],
-    lessons: int,
 ) -> Json:
     counts = trainer.branch_counts
     shares = (counts / counts.sum().clamp_min(1)).tolist()
@@ -137,8 +162,6 @@ def _metrics(
         "final_residual": trainer.last_parts["loss_residual"],
         "steps": trainer.state.global_step,
         "learning_rate": training_of(settings).learning_rate,
-        "lessons": lessons,
         "tokens_seen": trainer.tokens_seen,
-        "replay_size": 0,
         "teachers": teachers,
     }

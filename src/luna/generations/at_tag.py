@@ -24,11 +24,12 @@ class AtTag(NamedTuple):
 
 
 @contextmanager
-def at_tag(root: Path, tag: str, wanted: str) -> Iterator[AtTag]:
+def at_tag(root: Path, tag: str, wanted: str, mend: str = "run `dvc fetch -T`") -> Iterator[AtTag]:
     """The files of a tag, to be read inside of the block; today's cache and remotes give what DVC tracks.
 
     Args:
         wanted: what is read, with its verb, for the error: `its weights are`.
+        mend: how the error ends.
 
     Raises:
         GenerationMissing: the tag does not exist here, or the block fails to read what it wants.
@@ -43,9 +44,7 @@ def at_tag(root: Path, tag: str, wanted: str) -> Iterator[AtTag]:
         yield AtTag(DVCFileSystem(str(repo), rev=commit, config=config), commit)
     except Exception as error:  # DVC and its remotes raise errors of many libraries
         reason = " ".join(str(error).split())
-        raise GenerationMissing(
-            f"params.yaml: {tag}: {wanted} in no cache and no remote ({reason}); run `dvc fetch -T`"
-        ) from error
+        raise GenerationMissing(f"params.yaml: {tag}: {wanted} in no cache and no remote ({reason}); {mend}") from error
 
 
 def _find_tag(start: Path, tag: str) -> tuple[Path, str]:

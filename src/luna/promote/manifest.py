@@ -187,7 +187,7 @@ def build_manifest(
     Args:
         teachers: those that really taught, as the distill stage wrote them: {gen, source, role, path}.
         steps: optimizer steps of distillation; `lr` is its peak learning rate.
-        replay_size: examples replayed from each earlier generation; 0 where nothing was replayed.
+        replay_size: records drawn from each earlier generation to be replayed; 0 where nothing was replayed.
 
     Raises:
         ManifestError: the parts contradict each other, such as a parent that is not older than its child.

@@ -1,16 +1,18 @@
 """Fine-tune the parent on the accepted lessons: full weights, or a LoRA adapter where the preset has one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from luna.lm.card import model_card
+from luna.lm.chat import Example
 from luna.lm.load import LoadedModel, add_adapter, load_model, save_model
 from luna.lm.reproducible import set_reproducible
 from luna.outputs import read_json
 from luna.progress import say
 from luna.records import Record
+from luna.replay.mixing import draw_replayed
 from luna.settings import Settings
 from luna.training.ema import AveragedWeights
 from luna.training.lessons import encode_lessons
@@ -25,39 +27,70 @@ class FineTuned:
     log: list[dict[str, float]]
 
 
-def fine_tune(settings: Settings, records: Sequence[Record], root: Path, folder: Path, scratch_dir: Path) -> FineTuned:
-    """Train the parent on the lessons of `records` and save the averaged weights in `folder`."""
+def fine_tune(
+    settings: Settings,
+    records: Sequence[Record],
+    root: Path,
+    folder: Path,
+    scratch_dir: Path,
+    *,
+    replay: Sequence[Record] = (),
+) -> FineTuned:
+    """Train the parent on the lessons of `records` and save the averaged weights in `folder`.
+
+    Args:
+        replay: records of earlier generations, of which `replay.share` of the examples is made.
+    """
     preset = settings.preset
-    seed = settings.params.seed
     parent = read_json(root / "models" / "teachers" / "teachers.json")["parent"]
     loaded = start_student(settings, parent["path"])
-    examples = encode_lessons(loaded.tokenizer, records, preset, seed)
-    say(f"train_sft  {describe(examples)} from {len(records)} records; the student starts from {parent['path']}")
+    own, again = encode_with_replay(settings, loaded, records, replay)
+    say(
+        f"train_sft  {describe([*own, *again])} from {len(records)} records, {len(again)} of the examples replayed;"
+        f" the student starts from {parent['path']}"
+    )
     weights = AveragedWeights(loaded.model, settings.params.distill.ema_decay)
     trainer, log = make_trainer(
         TokenTrainer,
         loaded.model,
         loaded.tokenizer,
-        examples,
+        [*own, *again],
         preset.sft,
         title="train_sft",
         output_dir=scratch_dir,
-        seed=seed,
+        seed=settings.params.seed,
         callbacks=[weights],
     )
     trainer.train()
     weights.keep()
-    card = model_card(
+    counts = {"records": len(records), "lessons": len(own), "replayed_examples": len(again)}
+    save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, counts))
+    metrics = {**counts, "tokens_seen": trainer.tokens_seen, "steps": trainer.state.global_step}
+    return FineTuned({**metrics, "final_loss": log.rows[-1]["loss"]}, log.rows)
+
+
+def _card(settings: Settings, folder: Path, counts: Mapping[str, int]) -> str:
+    return model_card(
         f"{settings.params.generation} (SFT rung)",
-        base=preset.model.base,
+        base=settings.preset.model.base,
         method="Supervised fine-tuning on the student's own corrected attempts.",
         folder=str(folder),
-        adapter=preset.model.lora is not None,
-        facts={"parent": settings.params.parent or "the base", "records": len(records), "lessons": len(examples)},
+        adapter=settings.preset.model.lora is not None,
+        facts={
+            "parent": settings.params.parent or "the base",
+            **{name.replace("_", " "): count for name, count in counts.items() if count},
+        },
     )
-    save_model(loaded.model, loaded.tokenizer, folder, card)
-    metrics = {"records": len(records), "lessons": len(examples), "tokens_seen": trainer.tokens_seen}
-    return FineTuned(metrics | {"steps": trainer.state.global_step, "final_loss": log.rows[-1]["loss"]}, log.rows)
+
+
+def encode_with_replay(
+    settings: Settings, loaded: LoadedModel, records: Sequence[Record], replay: Sequence[Record]
+) -> tuple[list[Example], list[Example]]:
+    """The examples of this run's records, and of earlier generations' as many as their share asks for."""
+    preset, seed = settings.preset, settings.params.seed
+    own = encode_lessons(loaded.tokenizer, records, preset, seed)
+    pool = encode_lessons(loaded.tokenizer, replay, preset, seed, source="data/replay.jsonl")
+    return own, draw_replayed(pool, len(own), settings.params.replay.share, seed)
 
 
 def start_student(settings: Settings, path: str) -> LoadedModel:

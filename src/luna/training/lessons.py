@@ -66,9 +66,16 @@ def encode_lesson(tokenizer: "PreTrainedTokenizerBase", lesson: Lesson, max_leng
 
 
 def encode_lessons(
-    tokenizer: "PreTrainedTokenizerBase", records: Sequence[Record], preset: Preset, seed: int
+    tokenizer: "PreTrainedTokenizerBase",
+    records: Sequence[Record],
+    preset: Preset,
+    seed: int,
+    source: str = "data/judged.jsonl",
 ) -> list[Example]:
     """All lessons of all records as training examples.
+
+    Args:
+        source: the file that the records come from, for the error.
 
     Raises:
         BadRecord: a lesson cannot be encoded; names its record.
@@ -81,5 +88,5 @@ def encode_lessons(
                 examples.append(encode_lesson(tokenizer, lesson, preset.model.max_length))
             except ValueError as error:
                 name = record.metadata.get("id", f"record {number}")
-                raise BadRecord(f"data/judged.jsonl: {name}: {error}; raise model.max_length or drop it") from error
+                raise BadRecord(f"{source}: {name}: {error}; raise model.max_length or drop it") from error
     return examples
