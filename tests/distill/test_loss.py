@@ -62,9 +62,14 @@ def kl_of(log_p, log_q):
     return math.fsum(terms)
 
 
+def log_mean(a, b):
+    """Of two probabilities in logs; halving the smallest float there is would give 0."""
+    top = max(a, b)
+    return top if top == NEVER else top + math.log((math.exp(a - top) + math.exp(b - top)) / 2)
+
+
 def jsd_of(log_p, log_q):
-    halves = [(math.exp(a) + math.exp(b)) / 2 for a, b in zip(log_p, log_q, strict=True)]
-    mean = [math.log(m) if m > 0 else NEVER for m in halves]
+    mean = [log_mean(a, b) for a, b in zip(log_p, log_q, strict=True)]
     return (kl_of(log_p, mean) + kl_of(log_q, mean)) / 2
 
 
