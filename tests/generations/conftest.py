@@ -21,7 +21,8 @@ folder = pathlib.Path("models/luna"); folder.mkdir(parents=True)
 text = f"{params['generation']} of {params['parent']}, seed {params['seed']}, beta {params['beta']}"
 (folder / "model.safetensors").write_text(text)
 pathlib.Path("metrics").mkdir(exist_ok=True)
-json.dump({"recall": 0.5, "beta": params["beta"]}, open("metrics/eval.json", "w"))
+figures = {"recall": 0.5, "beta": params["beta"], "number": int(params["generation"][-3:])}
+json.dump(figures, open("metrics/eval.json", "w"))
 """
 
 PROMOTE = """
@@ -50,7 +51,7 @@ PIPELINE = {
         "promote": {
             "cmd": "python stages/promote.py",
             "deps": ["stages/promote.py", "models/luna", "metrics/eval.json"],
-            "params": KEYS,
+            "params": [*KEYS],
             "outs": [{"generation.json": {"cache": False}}],
         },
     }
@@ -118,6 +119,15 @@ class Repository:
     def weights(self) -> bytes:
         """The bytes of the toy's model."""
         return (self / "models" / "luna" / "model.safetensors").read_bytes()
+
+    def git_that_first(self, command: str, does: str) -> dict[str, str]:
+        """Environment in which one of git's commands does something in the shell before it does its work."""
+        script = self.root.parent / "programs" / "git"
+        script.parent.mkdir()
+        real = f'exec {shutil.which("git")} "$@"'
+        script.write_text(f'#!/bin/sh\nif [ "$3" = {command} ]; then {does}; fi\n{real}\n')
+        script.chmod(0o755)
+        return {"PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}"}
 
     def copy(self, folder: Path) -> "Repository":
         """The same in another folder."""

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: the next call ends where an undisturbed one does."""
+"""After a kill -9 at any moment the next call ends where an undisturbed one does."""
 
 import os
 import random
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-MOMENTS = 12
+GROWTHS, KILLS = 4, 3  # each growth is killed that often, at moments all over it
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,19 @@ def kill(process, *, group):
         pipe.close()
 
 
-def killed_and_grown(repo, delay, *, group):
-    process = repo.start("luna", "grow", "2", start_new_session=True)
-    with pytest.raises(subprocess.TimeoutExpired):  # so that it was killed, not done
-        process.communicate(timeout=delay)
-    kill(process, group=group)
+def grown_through_kills(repo, delays):
+    """The end of a growth that is killed again and again: every other time all of its processes, else Luna alone."""
+    for number, delay in enumerate(delays):
+        process = repo.start("luna", "grow", "2", start_new_session=True)
+        try:
+            said = process.communicate(timeout=delay)
+        except subprocess.TimeoutExpired:
+            kill(process, group=number % 2 == 0)
+        else:  # the machine was faster than before
+            assert process.returncode == 0, said
+            return end_of(repo)
     done = repo.run("luna", "grow", "2")
-    assert done.returncode == 0, f"killed after {delay:.2f} s, group {group}: {done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"killed after {delays}: {done.stdout}{done.stderr}"
     return end_of(repo)
 
 
@@ -69,26 +75,11 @@ def killed_and_grown(repo, delay, *, group):
 def test_growth_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(fresh, undisturbed, tmp_path):
     expected, seconds = undisturbed
     rng = random.Random(20)
-    delays = [0.95 * seconds * (number + rng.random()) / MOMENTS for number in range(MOMENTS)]
-    repos = [fresh.copy(tmp_path / str(number)) for number in range(MOMENTS)]
+    delays = [[rng.uniform(0, 0.45 * seconds) for _ in range(KILLS)] for _ in range(GROWTHS)]
     with ThreadPoolExecutor(2) as pool:
-        tries = [
-            pool.submit(killed_and_grown, repo, delay, group=number % 2 == 0)
-            for number, (repo, delay) in enumerate(zip(repos, delays, strict=True))
-        ]
-    ends = [attempt.result() for attempt in tries]
-    assert ends == [expected] * MOMENTS
-
-
-def git_that_dies(folder, command, before):
-    """A `git` that does something and then kills all of its process group where a certain command is asked for."""
-    folder.mkdir()
-    script = folder / "git"
-    real = subprocess.run(["which", "git"], capture_output=True, text=True, check=True).stdout.strip()
-    lines = ["#!/bin/sh", f'if [ "$3" = {command} ]; then', before, "kill -9 0", "fi", f'exec {real} "$@"', ""]
-    script.write_text("\n".join(lines))
-    script.chmod(0o755)
-    return {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+        repos = [fresh.copy(tmp_path / str(number)) for number in range(GROWTHS)]
+        ends = list(pool.map(grown_through_kills, repos, delays))
+    assert ends == [expected] * GROWTHS
 
 
 def released_after_a_kill(repo, env):
@@ -102,7 +93,7 @@ def released_after_a_kill(repo, env):
     assert not list((repo / ".git").rglob("*.lock"))
 
 
-def test_locks_of_refs_that_a_killed_release_left_are_removed(ready, tmp_path):
+def test_locks_of_refs_that_a_killed_release_left_are_removed(ready):
     hook = ready / ".git" / "hooks" / "reference-transaction"
     hook.write_text('#!/bin/sh\n[ "$1" != prepared ] || kill -9 0\n')
     hook.chmod(0o755)
@@ -113,8 +104,8 @@ def test_locks_of_refs_that_a_killed_release_left_are_removed(ready, tmp_path):
     released_after_a_kill(ready, {})
 
 
-def test_a_lock_of_the_index_that_a_killed_release_left_is_removed(ready, tmp_path):
-    released_after_a_kill(ready, git_that_dies(tmp_path / "bin", "reset", "touch .git/index.lock"))
+def test_a_lock_of_the_index_that_a_killed_release_left_is_removed(ready):
+    released_after_a_kill(ready, ready.git_that_first("reset", "touch .git/index.lock; kill -9 0"))
 
 
 def test_a_branch_that_moved_without_its_tag_is_tagged_where_it_is(ready):
