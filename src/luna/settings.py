@@ -65,7 +65,7 @@ class Generation(_Section):
     num_examples: Count
     mix: Literal["balanced", "self-instruct-first"] | dict[Approach, Share] = "balanced"
     templates: str | None = None  # a file of your own templates; None: those of the preset's subject
-    frontier: Share | None = None  # aim at this share of right first attempts; None: all skills alike
+    frontier: Share | None = None  # ask harder until only this share is right at first; None: all skills alike
 
     @model_validator(mode="after")
     def _mix_adds_up(self) -> "Generation":

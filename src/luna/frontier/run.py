@@ -1,8 +1,8 @@
-"""Weights of skills such that about a wanted share of first attempts will be right.
+"""Weights of skills such that no more than a wanted share of first attempts will be right.
 
-Too easy teaches nothing, too hard never converges. The weights are exp(lambda * accuracy), with lambda found by
-bisection so that the expected accuracy under the weights is the target: the least biased weights (of maximal entropy)
-with that expectation.
+What the parent can do teaches little, so a strong parent is asked more of what it cannot. A weak one is asked all
+skills alike. The weights are exp(lambda * accuracy), with lambda <= 0 found by bisection so that the expected accuracy
+under the weights is the target: the least biased weights (of maximal entropy) with that expectation.
 """
 
 import math
@@ -42,8 +42,8 @@ def smoothed(share: float, questions: int) -> float:
 
 
 def weigh(accuracies: dict[str, float], target: float) -> dict[str, float]:
-    """Weights that add up to 1 and make the expected accuracy come as close to `target` as STEEPEST allows."""
-    low, high = -STEEPEST, STEEPEST
+    """Weights that add up to 1 and lower the expected accuracy to `target`, as far as STEEPEST allows."""
+    low, high = -STEEPEST, 0.0
     for _ in range(50):
         middle = (low + high) / 2
         if _expected(accuracies, middle) < target:

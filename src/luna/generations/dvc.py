@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from luna.alone import alone
 from luna.errors import LunaError
+from luna.progress import say
 
 Json = dict[str, Any]
 
@@ -66,6 +70,35 @@ def check_out(root: Path) -> None:
     _said(root, "checkout", "--quiet")
 
 
+def mend_lock_table(root: Path) -> None:
+    """Remove DVC's table of locks if it is half a file: DVC writes it in place, a kill cuts it off, and DVC stops."""
+    table = root / ".dvc" / "tmp" / "rwlock"
+    if table.is_file() and not _is_json(table):
+        with alone(table.with_name("rwlock.lock"), lambda: None):  # as DVC does while it writes
+            if not _is_json(table):
+                table.unlink()
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def is_whole(lock: Path) -> bool:
+    """False for a dvc.lock that was cut off while DVC wrote it."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from voluptuous import Invalid
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(lock.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, Invalid):
+        return False
+    return True
+
+
 def _said(root: Path, *arguments: str) -> str:
     done = _ask(root, *arguments)
     if done.returncode:
@@ -75,9 +108,17 @@ def _said(root: Path, *arguments: str) -> str:
 
 
 def _ask(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        _command(*arguments), cwd=root, env=_environment(), capture_output=True, text=True, check=False
-    )
+    """Wait for the command of a call that was killed, which DVC would only complain of."""
+    with alone(root / ".luna" / "dvc.lock", lambda: say("dvc  another luna's dvc is at work here; waiting")) as held:
+        return subprocess.run(
+            _command(*arguments),
+            cwd=root,
+            env=_environment(),
+            pass_fds=[held],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
 
 def _command(*arguments: str) -> list[str]:
@@ -85,5 +126,9 @@ def _command(*arguments: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Stages call `python`: it must be the one that runs this."""
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    """Stages call `python`: it must be the one that runs this.
+
+    No analytics: DVC sends them from a process of its own, which would keep an inherited lock while the net is slow.
+    """
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return os.environ | {"PATH": programs, "DVC_NO_ANALYTICS": "1"}

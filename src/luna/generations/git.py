@@ -5,7 +5,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from luna.alone import alone
 from luna.errors import LunaError
+from luna.outputs import replacing
+from luna.progress import say
 
 
 class GitError(LunaError):
@@ -18,11 +21,7 @@ def git(root: Path, *arguments: str, stdin: str | None = None, env: Mapping[str,
     Raises:
         GitError: git refused; its own last line is told.
     """
-    done = _run(root, arguments, stdin, env)
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        raise GitError(f"git {arguments[0]}: {lines[-1]}; see `git status`")
-    return done.stdout.rstrip("\n")
+    return _said(arguments[0], _run(root, arguments, stdin, env))
 
 
 def git_or_none(root: Path, *arguments: str) -> str | None:
@@ -58,14 +57,71 @@ def changed_paths(root: Path) -> list[str]:
     return [entry[3:] for entry in entries if entry]
 
 
-def move_refs(root: Path, updates: Sequence[str]) -> None:
-    """Move several refs at once, or none: lines as `git update-ref --stdin` reads them."""
-    git(root, "update-ref", "--stdin", stdin="\n".join(["start", *updates, "prepare", "commit", ""]))
+def git_locking(root: Path, locked: Sequence[str], *arguments: str, stdin: str | None = None) -> str:
+    """A git command that takes locks: they are noted first, so that those which a kill leaves are known to be ours.
+
+    Git's locks are files that outlive it. A note that was not cleared tells the next call which ones to remove; the
+    command holds the note's own lock, so the next call cannot take one from a git that still runs.
+
+    Args:
+        locked: what is locked, as paths below .git: `index`, `refs/heads/main`.
+
+    Raises:
+        GitError: git refused, or another process holds such a lock.
+    """
+    with alone(root / ".luna" / "git.lock", lambda: say("git  an interrupted call's git is at work; waiting")) as held:
+        note = root / ".luna" / "git.locked"
+        _remove_left_behind(note)
+        paths = [_lock_file(root, name) for name in locked]
+        for path in paths:
+            if path.exists():
+                raise GitError(f"{path}: another git is at work; wait for it, or remove the file if there is none")
+        with replacing(note) as aside:
+            aside.write_text("\n".join(map(str, paths)), encoding="utf-8")
+        done = _run(root, arguments, stdin, None, held)
+        if done.returncode >= 0:  # else git itself was killed
+            note.unlink()
+        return _said(arguments[0], done)
+
+
+def _remove_left_behind(note: Path) -> None:
+    if note.is_file():
+        for line in note.read_text(encoding="utf-8").splitlines():
+            Path(line).unlink(missing_ok=True)
+        note.unlink()
+
+
+def _lock_file(root: Path, name: str) -> Path:
+    return (root / git(root, "rev-parse", "--git-path", f"{name}.lock")).absolute()
+
+
+def move_refs(root: Path, updates: Mapping[str, str]) -> None:
+    """Move several refs at once, or none.
+
+    Args:
+        updates: what becomes of each ref, as `git update-ref --stdin` says it: `create {} OBJECT`.
+    """
+    lines = ["start", *(line.format(ref) for ref, line in updates.items()), "prepare", "commit", ""]
+    git_locking(root, ["HEAD", *updates], "update-ref", "--stdin", stdin="\n".join(lines))
+
+
+def _said(command: str, done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode:
+        silent = f"was killed by signal {-done.returncode}" if done.returncode < 0 else "no reason given"
+        lines = (done.stderr or done.stdout).strip().splitlines() or [silent]
+        raise GitError(f"git {command}: {lines[-1]}; see `git status`")
+    return done.stdout.rstrip("\n")
 
 
 def _run(
-    root: Path, arguments: Sequence[str], stdin: str | None, env: Mapping[str, str] | None
+    root: Path, arguments: Sequence[str], stdin: str | None, env: Mapping[str, str] | None, held: int | None = None
 ) -> subprocess.CompletedProcess[str]:
-    command = ["git", "-C", str(root), *arguments]
-    environment = {**os.environ, **(env or {}), "LC_ALL": "C"}
-    return subprocess.run(command, input=stdin, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments],
+        input=stdin,
+        env={**os.environ, **(env or {}), "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"},
+        pass_fds=[] if held is None else [held],
+        capture_output=True,
+        text=True,
+        check=False,
+    )

@@ -8,13 +8,13 @@ from luna.generations.dvc import repro
 from luna.generations.git import commit_of
 from luna.generations.guards import check_repository
 from luna.generations.manifests import apply_manifest
-from luna.generations.opening import failed_tries, following, open_next
-from luna.generations.release import Outcome, finish, release
+from luna.generations.opening import failed_tries, following, next_failure, open_next
+from luna.generations.release import Outcome, finish, mend_half_written, release
 from luna.outputs import replacing
 from luna.progress import say
 from luna.settings import load_settings
 
-GOAL = Path(".luna") / "growing"  # the generation an interrupted call was on its way to
+GOAL = Path(".luna") / "growing"  # of an interrupted call: the generation it was on its way to, and the try it was at
 
 
 def grow(
@@ -35,14 +35,16 @@ def grow(
     """
     with alone(root / ".luna" / "grow.lock", lambda: say("grow  another luna grow is at work here; waiting")) as held:
         check_repository(root)
+        mend_half_written(root)
         if manifest is not None and not (root / GOAL).is_file():
             apply_manifest(root, manifest)
-        goal = _goal(root, count)
-        outcome = finish(root)
+        goal, trying = _goal(root, count)
+        outcome = finish(root, trying, push=push and trying is not None)
         if outcome is not None and not _goes_on(root, outcome, goal, retries):
             yield outcome
         while outcome is None or _goes_on(root, outcome, goal, retries):
             name = open_next(root, new_seed=outcome is not None and not outcome.promoted)
+            _note(root, goal, next_failure(root, name))
             say(f"grow  {name}, on the way to {goal}")
             repro(root, held=held)
             outcome = release(root, push=push)
@@ -54,15 +56,19 @@ def _goes_on(root: Path, last: Outcome, goal: str, retries: int) -> bool:
     return last.name != goal if last.promoted else failed_tries(root, last.name) <= retries
 
 
-def _goal(root: Path, count: int) -> str:
+def _goal(root: Path, count: int) -> tuple[str, str | None]:
     file = root / GOAL
     if file.is_file():
-        goal = file.read_text(encoding="utf-8").strip()
+        goal, *trying = file.read_text(encoding="utf-8").split()
         say(f"grow  goes on to {goal}, where an interrupted call was heading (remove {file} to start anew)")
-        return goal
+        return goal, trying[0] if trying else None
     goal = load_settings(root).params.generation
     for _ in range(count - (commit_of(root, goal) is None)):
         goal = following(goal)
-    with replacing(file) as aside:
-        aside.write_text(goal + "\n", encoding="utf-8")
-    return goal
+    _note(root, goal)
+    return goal, None
+
+
+def _note(root: Path, *words: str) -> None:
+    with replacing(root / GOAL) as aside:
+        aside.write_text("\n".join(words) + "\n", encoding="utf-8")

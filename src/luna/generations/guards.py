@@ -9,10 +9,14 @@ def check_repository(root: Path) -> None:
     """Refuse a repository that generations cannot be grown in.
 
     Raises:
-        GitError: no repository or no commit, a shallow clone, a detached HEAD, or a branch behind its upstream.
+        GitError: no repository or no commit, nobody to commit as, a shallow clone, a detached HEAD, or a branch
+            behind its upstream.
     """
     if git_or_none(root, "rev-parse", "-q", "--verify", "HEAD") is None:
         raise GitError(f"{root.resolve()}: is no git repository with a commit; run from a clone of Luna")
+    if any(git_or_none(root, "var", f"GIT_{who}_IDENT") is None for who in ("AUTHOR", "COMMITTER")):
+        mend = "run `git config user.name NAME` and `git config user.email ADDRESS`"
+        raise GitError(f"git does not know in whose name to commit; {mend}")
     if git(root, "rev-parse", "--is-shallow-repository") == "true":
         raise GitError("shallow clone: earlier generations are missing; run `git fetch --unshallow --tags`")
     if git_or_none(root, "symbolic-ref", "-q", "HEAD") is None:

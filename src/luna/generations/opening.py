@@ -37,7 +37,8 @@ def open_next(root: Path, *, new_seed: bool = False) -> str:
         raise GitError(f"the tag {name} exists already and this is an older tree; run `git switch` to its branch")
     tries = failed_tries(root, name)
     changes["attempt"] = tries + 1
-    if new_seed:
+    opened = name == params.generation and params.attempt == tries + 1
+    if new_seed and not opened:
         changes["seed"] = params.seed + tries
     edit_params(root / PARAMS, changes)
     return name
@@ -62,6 +63,11 @@ def following(name: str) -> str:
 def failed_tries(root: Path, name: str) -> int:
     """How often a generation was tried and rejected."""
     return len(tags(root, f"failed/{name}.*"))
+
+
+def next_failure(root: Path, name: str) -> str:
+    """The tag that the next try of a generation is kept under if it is rejected."""
+    return f"failed/{name}.{failed_tries(root, name) + 1}"
 
 
 def sha256_of(root: Path, tag: str) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from luna.errors import LunaError
-from luna.generations.dvc import changed_stages, check_out, push_data
+from luna.generations.dvc import changed_stages, check_out, is_whole, mend_lock_table, push_data
 from luna.generations.git import commit_of, file_at, git, git_or_none, move_refs, tags
 from luna.generations.guards import check_ancestor, check_repository
-from luna.generations.snapshot import annotated_tag, restore, settle_index, snapshot
+from luna.generations.opening import next_failure
+from luna.generations.snapshot import annotated_tag, restore, restore_file, settle_index, snapshot
 from luna.generations.tree import LOCK, unsaved_inputs
 from luna.promote.run import PROMOTED
 from luna.settings import Params, load_settings
@@ -48,6 +49,7 @@ def release(root: Path, *, push: bool = False) -> Outcome:
         GitError, DvcError: git or DVC refused; nothing was released.
     """
     check_repository(root)
+    mend_half_written(root)
     params = load_settings(root).params
     name = params.generation
     if commit_of(root, name) is not None:
@@ -55,9 +57,17 @@ def release(root: Path, *, push: bool = False) -> Outcome:
     generation = _finished(root, params)
     push_data(root)  # first, so that a tag that can be seen has its bytes
     if generation["verdict"] != PROMOTED:
-        return _archive(root, name, generation)
+        return _put_back(root, _same_try(root, name) or _tag_failure(root, name, generation))
     _commit_and_tag(root, name, generation)
-    return _released_before(root, name, push=push)
+    settle_index(root)
+    return _pushed(root, name, push=push)
+
+
+def mend_half_written(root: Path) -> None:
+    """Files that DVC writes in place, cut off by a kill: DVC's run cache knows what a lost dvc.lock told."""
+    mend_lock_table(root)
+    if (root / LOCK).is_file() and not is_whole(root / LOCK):
+        restore_file(root, LOCK)
 
 
 def _finished(root: Path, params: Params) -> Json:
@@ -81,7 +91,7 @@ def _commit_and_tag(root: Path, name: str, generation: Json) -> None:
     commit = snapshot(root, message)
     tag = annotated_tag(root, name, commit, message)
     branch, before = git(root, "symbolic-ref", "HEAD"), git(root, "rev-parse", "HEAD")
-    move_refs(root, [f"update {branch} {commit} {before}", f"create refs/tags/{name} {tag}"])
+    move_refs(root, {branch: f"update {{}} {commit} {before}", f"refs/tags/{name}": f"create {{}} {tag}"})
 
 
 def _message(name: str, generation: Json) -> str:
@@ -93,49 +103,68 @@ def _message(name: str, generation: Json) -> str:
 
 
 def _released_before(root: Path, name: str, *, push: bool) -> Outcome:
-    """What remains once the tag stands: the index, and the way to origin."""
+    """What remains once the tag stands: the index, and the way to remote and origin."""
     if commit_of(root, name) == git(root, "rev-parse", "HEAD"):
         settle_index(root)
+    if push:
+        push_data(root)
+    return _pushed(root, name, push=push)
+
+
+def _pushed(root: Path, name: str, *, push: bool) -> Outcome:
     if push:
         branch = git(root, "symbolic-ref", "--short", "HEAD")
         git(root, "push", "--quiet", "--atomic", "origin", branch, f"refs/tags/{name}")
     return Outcome(name, name, promoted=True)
 
 
-def finish(root: Path) -> Outcome | None:
-    """Do what is left of a release or an archiving that was cut off; None where the open generation has neither."""
+def finish(root: Path, trying: str | None, *, push: bool = False) -> Outcome | None:
+    """Do what is left of a release or an archiving that was cut off; None where the open generation has neither.
+
+    Args:
+        trying: the tag that the interrupted call was to keep its try under, had it been rejected.
+        push: as in `release`.
+    """
+    if trying and commit_of(root, trying) is not None:
+        return _put_back(root, trying)
     name = load_settings(root).params.generation
     if commit_of(root, name) is not None:
-        return _released_before(root, name, push=False)
-    if not (root / LOCK).is_file() or _same_try(root, name) is None:
-        return None
-    return _archive(root, name, json.loads((root / "generation.json").read_text(encoding="utf-8")))
+        return _released_before(root, name, push=push)
+    tag = _same_try(root, name)
+    return None if tag is None else _put_back(root, tag)
 
 
-def _archive(root: Path, name: str, generation: Json) -> Outcome:
-    tag = _same_try(root, name) or _tag_failure(root, name, generation)
-    restore(root)
+def _put_back(root: Path, tag: str) -> Outcome:
+    """The tree as its parent left it, once the tag keeps the rejected try."""
+    generation = json.loads(git(root, "show", f"refs/tags/{tag}:generation.json"))
+    if _is_of(root, tag):
+        restore(root)
     if (root / LOCK).is_file():
         check_out(root)
-    return Outcome(name, tag, promoted=False, failed=tuple(generation["failed"]))
+    return Outcome(generation["generation"], tag, promoted=False, failed=tuple(generation["failed"]))
 
 
 def _same_try(root: Path, name: str) -> str | None:
     """The tag of this very run, where a killed call had already archived it."""
-    lock = (root / LOCK).read_text(encoding="utf-8").rstrip("\n")
-    tries = tags(root, f"failed/{name}.*")
-    return next((tag for tag in tries if file_at(root, f"refs/tags/{tag}", LOCK) == lock), None)
+    return next((tag for tag in tags(root, f"failed/{name}.*") if _is_of(root, tag)), None)
+
+
+def _is_of(root: Path, tag: str) -> bool:
+    """True if this tree's dvc.lock is the tag's."""
+    lock = root / LOCK
+    return lock.is_file() and lock.read_text(encoding="utf-8").rstrip("\n") == file_at(root, f"refs/tags/{tag}", LOCK)
 
 
 def _tag_failure(root: Path, name: str, generation: Json) -> str:
     from dvc.repo.experiments.refs import ExpRefInfo
 
-    tag = f"failed/{name}.{len(tags(root, f'failed/{name}.*')) + 1}"
+    tag = next_failure(root, name)
     message = f"{_message(name, generation)}\nLuna-Failed: {', '.join(generation['failed'])}"
     commit = snapshot(root, message)
     experiment = ExpRefInfo(git(root, "rev-parse", "HEAD"), tag.replace("/", "-").replace(".", "-"))
-    created = [f"create refs/tags/{tag} {annotated_tag(root, tag, commit, message)}"]
+    created = {}
     if git_or_none(root, "rev-parse", "-q", "--verify", str(experiment)) is None:
-        created.append(f"create {experiment} {commit}")
+        created[str(experiment)] = f"create {{}} {commit}"
+    created[f"refs/tags/{tag}"] = f"create {{}} {annotated_tag(root, tag, commit, message)}"
     move_refs(root, created)
     return tag

@@ -4,17 +4,22 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from luna.generations.git import git
-from luna.generations.tree import written_files
+from luna.generations.git import git, git_locking
+from luna.generations.tree import LOCK, written_files
 
 
 def snapshot(root: Path, message: str) -> str:
-    """A commit on top of HEAD that differs from it in the run's own files alone. No ref points to it yet."""
+    """A commit on top of HEAD that differs from it in the run's own files alone. No ref points to it yet.
+
+    HEAD itself where nothing differs: a kill between git's writing of two refs can leave the branch moved and no tag.
+    """
     with tempfile.TemporaryDirectory() as folder:
         aside = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
         git(root, "read-tree", "HEAD", env=aside)
         git(root, "add", "--force", "--", *_present(root), env=aside)
         tree = git(root, "write-tree", env=aside)
+    if tree == git(root, "rev-parse", "HEAD^{tree}"):
+        return git(root, "rev-parse", "HEAD")
     return git(root, "commit-tree", tree, "-p", "HEAD", "-m", message)
 
 
@@ -27,18 +32,25 @@ def annotated_tag(root: Path, name: str, commit: str, message: str) -> str:
 
 def settle_index(root: Path) -> None:
     """After HEAD moved: the index holds the run's files as HEAD does. What else is staged stays staged."""
-    git(root, "reset", "-q", "--", *written_files(root))
+    git_locking(root, ["index"], "reset", "-q", "--", *written_files(root))
 
 
 def restore(root: Path) -> None:
-    """The run's own files as HEAD has them; those that HEAD does not have are removed."""
-    known = set(git(root, "ls-tree", "-r", "--name-only", "HEAD", "--", *written_files(root)).splitlines())
+    """The run's own files as HEAD has them; those that HEAD does not have are removed.
+
+    dvc.lock is the last: as long as it is the run's, a call that was cut off is known to have more to restore.
+    """
     settle_index(root)
-    if known:
-        git(root, "checkout", "-q", "HEAD", "--", *sorted(known))
-    for path in _present(root):
-        if path not in known:
-            (root / path).unlink()
+    for path in sorted(written_files(root), key=LOCK.__eq__):
+        restore_file(root, path)
+
+
+def restore_file(root: Path, path: str) -> None:
+    """A file as HEAD has it; removed where HEAD does not have it."""
+    if git(root, "ls-tree", "--name-only", "HEAD", "--", path):
+        git_locking(root, ["index"], "checkout", "-q", "HEAD", "--", path)
+    else:
+        (root / path).unlink(missing_ok=True)
 
 
 def _present(root: Path) -> Sequence[str]:
