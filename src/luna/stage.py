@@ -1,5 +1,6 @@
 """What every stage script does around its one call: settings, seeds, and errors as one line."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ def one_line_errors(name: str) -> Iterator[None]:
     except LunaError as error:
         text = str(error)
         sys.stderr.write(f"{text if text.startswith(name) else f'{name}: {text}'}\n")
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write(f"{name}: {error.filename or 'the disk'}: there is no room; make some and run it again\n")
         raise SystemExit(1) from None
 
 

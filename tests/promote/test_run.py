@@ -328,7 +328,7 @@ def test_the_card_shows_verdict_gates_models_and_what_comes_next(tree: Path, eva
     assert "evidence          0.0600      > 0.0000  pass" in lines
     assert any(line.split() == ["sft", "0.6800", "0.6100"] for line in lines)
     assert "enhanced examples 690, average iterations 1.5000, convergence rate 0.9000" in text
-    assert "git tag Luna-G" in lines[-1]
+    assert "`luna release` makes it" in lines[-1]
 
 
 def test_the_card_of_a_rejection_names_the_gates(

@@ -199,11 +199,13 @@ def _figures(enhancement: Mapping[str, Any]) -> str:
 def _next_step(generation: Mapping[str, Any]) -> str:
     name = generation["generation"]
     if generation["verdict"] == PROMOTED:
-        return f"next: commit what the run wrote and tag it: git add -A && git commit -m {name} && git tag {name}"
+        return f"next: `luna release` makes it the commit and the tag {name}"
     failed: Sequence[str] = generation["failed"]
     if differs := generation["checks"]["comparable"]["differs"]:
         return f"next: {', '.join(failed)} failed: {_mend_of(differs, generation['parent'])}"
-    return f"next: {', '.join(failed)} failed; change params.yaml or the preset and run `dvc repro`"
+    return (
+        f"next: {', '.join(failed)} failed; `luna release` archives this try, or change params.yaml and run `dvc repro`"
+    )
 
 
 def _mend_of(differs: Sequence[str], parent: str | None) -> str:
