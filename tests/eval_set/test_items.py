@@ -1,17 +1,19 @@
 """The frozen eval set: exact, repeatable, and nothing that a training text could hold."""
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from luna.answers import normalized
-from luna.arithmetic.problems import SEALED_SKILLS, SKILLS, Problem, is_sealed, skill_of, split_of
+from luna.arithmetic.problems import SEALED_SKILLS, SKILLS, Problem, is_sealed, sample, skill_of, split_of
 from luna.arithmetic.reading import last_number
 from luna.arithmetic.tutor import judge
 from luna.arithmetic.wording import read
 from luna.errors import LunaError
+from luna.eval_set import items as items_module
 from luna.eval_set.items import (
     ITEMS,
     VOICE,
@@ -181,3 +183,10 @@ def test_a_subject_without_items_asks_for_a_file(tmp_path: Path) -> None:
     missing = Evaluation(recall_items=1, generalize_items=1, own_items=str(tmp_path / "none.jsonl"))
     with pytest.raises(LunaError, match=r"none\.jsonl: no such file; mend evaluate\.own_items"):
         write_eval_set(tmp_path / "eval", missing, "code")
+
+
+def test_more_sealed_problems_than_there_are_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = [sample(random.Random(seed), SEALED_SKILLS["sub-add"], "eval") for seed in range(3)]
+    monkeypatch.setattr(items_module, "sample_sealed_range", lambda rng, skill: rng.choice(pool))
+    with pytest.raises(LunaError, match=r"generalize_items: there are no 4 sealed problems; ask fewer"):
+        make_items(Evaluation(recall_items=1, generalize_items=8))

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -71,11 +72,15 @@ def _new(rng: random.Random, name: str, found: Mapping[str, object]) -> Problem 
 
 def _distinct(count: int, make: Callable[[int], Problem]) -> list[Problem]:
     found: dict[str, Problem] = {}
-    turn = 0
-    while len(found) < count:
+    known_in_a_row = 0
+    for turn in itertools.count():
+        if len(found) == count:
+            break
         problem = make(turn)
+        known_in_a_row = known_in_a_row + 1 if item_key(problem) in found else 0
+        if known_in_a_row == 10 * _TRIES:
+            raise LunaError(f"params.yaml: evaluate.generalize_items: there are no {count} sealed problems; ask fewer")
         found.setdefault(item_key(problem), problem)
-        turn += 1
     return list(found.values())
 
 
@@ -103,7 +108,8 @@ def write_eval_set(folder: Path, settings: Evaluation, subject: str) -> None:
     """Write items and voice into a folder: the user's own, or those of the embedded domain.
 
     Raises:
-        LunaError: the subject has no eval set of its own and none is given, or a given line lacks a field.
+        LunaError: the subject has no eval set of its own and none is given, a given line lacks a field, or there are
+            fewer sealed problems than asked for.
     """
     if settings.own_items is None and subject != "arithmetic":
         raise LunaError(
