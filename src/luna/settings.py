@@ -79,7 +79,7 @@ class Enhancement(_Section):
 
     max_iterations: Count = 3
     thinking_format: Literal["iterative"] = "iterative"
-    blind_retries: bool = True  # also measure the same number of retries without hints
+    blind_retries: Annotated[int, Field(ge=0)] = 600  # questions on which hints are held against blind retries; 0: none
     student: str | None = None  # override of the model in training (reported); None: the model in training itself
 
 

@@ -322,16 +322,24 @@ def test_without_the_comparison_nothing_is_retried_blindly(
     luna_root: Path, tiny_settings: Callable[..., Settings]
 ) -> None:
     settings = tiny_settings()
-    quiet = settings.params.enhance.model_copy(update={"blind_retries": False, "max_iterations": 1})
+    quiet = settings.params.enhance.model_copy(update={"blind_retries": 0, "max_iterations": 1})
     enhanced = enhance(tiny_settings({"enhance": quiet}, {"judge": "exact"}), _records(2), luna_root)
     assert "hint_gain" not in enhanced.metrics
     assert enhanced.metrics["average_iterations"] == 1.0
 
 
+def test_the_comparison_can_be_made_on_some_of_the_questions(
+    luna_root: Path, tiny_settings: Callable[..., Settings]
+) -> None:
+    some = tiny_settings().params.enhance.model_copy(update={"blind_retries": 2, "max_iterations": 2})
+    enhanced = enhance(tiny_settings({"enhance": some}), _records(5), luna_root)
+    assert (enhanced.metrics["blind_questions"], enhanced.metrics["total_examples"]) == (2, 5)
+
+
 def test_another_student_is_used_and_reported(luna_root: Path, tiny_settings: Callable[..., Settings]) -> None:
     shutil.move("models/base", "elsewhere")
     settings = tiny_settings()
-    override = settings.params.enhance.model_copy(update={"student": "elsewhere", "blind_retries": False})
+    override = settings.params.enhance.model_copy(update={"student": "elsewhere", "blind_retries": 0})
     metrics = enhance(tiny_settings({"enhance": override}), _records(2), luna_root).metrics
     assert metrics["student_override"] is True
     assert "elsewhere" in metrics["student"]

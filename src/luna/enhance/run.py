@@ -1,5 +1,6 @@
 """The enhance stage: the student attempts every question, is hinted at its own mistakes, and its thinking is kept."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,15 +98,18 @@ def _metrics(dialogues: Sequence[Dialogue]) -> Json:
 
 
 def _compare_blind(settings: Settings, dialogues: Sequence[Dialogue], student: LocalStudent, judge: Judge) -> Json:
-    """Convergence with hints against as many blind retries, on the same questions from the same first attempts."""
-    blind = [Dialogue(dialogue.context, [replace(dialogue.turns[0], hint=None)]) for dialogue in dialogues]
+    """Convergence with hints against as many blind retries from the same first attempts, on some of the questions."""
+    params = settings.params
+    asked = min(params.enhance.blind_retries, len(dialogues))
+    hinted = random.Random(params.seed).sample(list(dialogues), asked)
+    blind = [Dialogue(dialogue.context, [replace(dialogue.turns[0], hint=None)]) for dialogue in hinted]
     wrong = [dialogue for dialogue in blind if not dialogue.converged]
-    converse(wrong, student, judge, None, settings.params.enhance.max_iterations - 1, settings.params.seed + 1)
-    with_hints = [dialogue.converged for dialogue in dialogues]
-    without = [dialogue.converged for dialogue in blind]
-    paired = paired_bootstrap(with_hints, without, settings.params.evaluate.bootstrap_samples, settings.params.seed)
+    converse(wrong, student, judge, None, params.enhance.max_iterations - 1, params.seed + 1)
+    with_hints, without = ([dialogue.converged for dialogue in arm] for arm in (hinted, blind))
+    paired = paired_bootstrap(with_hints, without, params.evaluate.bootstrap_samples, params.seed)
     return {
-        "blind_convergence_rate": sum(without) / len(without),
+        "blind_questions": asked,
+        "blind_convergence_rate": sum(without) / asked,
         "hint_gain": paired.delta,
         "hint_gain_low": paired.low,
         "hint_gain_high": paired.high,
