@@ -31,6 +31,7 @@ import typer
 Json = dict[str, Any]
 REPO = Path(__file__).resolve().parent.parent
 SUITES = ("recall", "generalize")
+PARTS = ("range", "composition")  # of generalize
 CHILD = "child (two teachers)"
 
 
@@ -112,8 +113,14 @@ def train_arms() -> Json:
     for name, train in arms.items():
         loaded, seen = train()
         asked = ask(settings, loaded, items, name)
-        out[name] = {suite: accuracy(items, asked, suite) for suite in SUITES} | {"tokens": seen}
+        parts = {part: statistics.mean(right_of(items, asked.right, part)) for part in PARTS}
+        out[name] = {suite: accuracy(items, asked, suite) for suite in SUITES} | parts | {"tokens": seen}
     return out
+
+
+def right_of(items: Any, right: list[bool], family: str) -> list[bool]:
+    """Right or wrong for the items of one family."""
+    return [one for item, one in zip(items, right, strict=True) if item.family == family]
 
 
 def plain_sft(settings: Any) -> Any:
@@ -225,12 +232,13 @@ def render(results: dict[int, Json]) -> str:
             differences = [a - b for a, b in zip(ours[suite], values[suite], strict=True)]
             cells += [f"{statistics.mean(values[suite]):.3f}", "" if arm == CHILD else interval(differences)]
         lines.append(f"| {arm} | {tokens / 1000:.0f} k | " + " | ".join(cells) + " |")
-    lines += ["", "| seed | " + " | ".join(arms) + " |", "| --- |" + " --- |" * len(arms)]
-    for seed in seeds:
-        row = [results[seed]["arms"][arm] for arm in arms]
-        lines.append(
-            f"| {seed} | " + " | ".join(f"{one['recall']:.3f} / {one['generalize']:.3f}" for one in row) + " |"
-        )
+    lines += ["", "Recall / generalize of every seed:", "", *by_seed(results, arms, SUITES)]
+    lines += [
+        "",
+        "Generalize in its two halves, sealed range / sealed compositions:",
+        "",
+        *by_seed(results, arms, PARTS),
+    ]
     lines += [
         "",
         "| seed | child - parent, generalize [95 % paired] | convergence | blind | gain | iterations | leaks |",
@@ -245,6 +253,15 @@ def render(results: dict[int, Json]) -> str:
             f" | {enhance['average_iterations']:.2f} | {enhance['hint_leaks']} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def by_seed(results: dict[int, Json], arms: list[str], keys: tuple[str, str]) -> list[str]:
+    """A row for each seed: two figures of every arm."""
+    lines = ["| seed | " + " | ".join(arms) + " |", "| --- |" + " --- |" * len(arms)]
+    for seed, found in results.items():
+        cells = [" / ".join(f"{found['arms'][arm][key]:.3f}" for key in keys) for arm in arms]
+        lines.append(f"| {seed} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def interval(differences: list[float]) -> str:
