@@ -23,8 +23,8 @@ def test_only_the_named_lines_change(params):
     assert changed == [
         ("parent: null", "parent: Luna-G001"),
         (
-            "attempt: 1 # tries of this generation, this one included",
-            "attempt: 2 # tries of this generation, this one included",
+            "attempt: 1 # counts the tries of this generation; each one tightens the evidence bound",
+            "attempt: 2 # counts the tries of this generation; each one tightens the evidence bound",
         ),
         ("  ema_decay: 0.999", "  ema_decay: 0.9"),
         ("    enabled: false", "    enabled: true"),
