@@ -220,7 +220,6 @@ def test_a_first_generation_grows_from_the_base_again(root: Path) -> None:
     assert (after.parent_sha256, after.grandparent_sha256) == (None, None)
 
 
-@pytest.mark.skipif("replay" not in Params.model_fields, reason="params know no replay")
 def test_replay_is_written_where_params_know_it(root: Path) -> None:
     value = _third()
     value["stabilizers"] |= {"replay_buffer": True, "replay_size": 60}
