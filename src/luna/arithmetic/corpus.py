@@ -113,16 +113,31 @@ def _problem(rng: random.Random, skills: dict[str, float]) -> tuple[Problem, Met
 
 
 def _bare(rng: random.Random, skills: dict[str, float]) -> Document:
-    """A calculation without a conversation around it."""
-    _, _, lines = _problem(rng, skills)
-    return [Segment(lines[0] + "\n", False), Segment("\n".join(lines[1:]) + "\n", True)]
+    """Calculations without a conversation around them; what is to be calculated is told, never guessed."""
+    problem, _, lines = _problem(rng, skills)
+    second = _second_heading(problem, lines)
+    out: Document = []
+    for step in (lines[:second], lines[second:]):
+        if step:
+            out += [Segment(step[0] + "\n", False), Segment("\n".join(step[1:]) + "\n", True)]
+    return out
 
 
 def _heading(rng: random.Random, skills: dict[str, float]) -> Document:
-    """Only how the thinking begins: the numbers of a question, written down. Long ones are where the young go wrong."""
+    """Only how each step of the thinking begins: what the question asks, written down. Long numbers and second
+    operations are where the young go wrong."""
     problem, _, lines = _problem(rng, skills)
-    question = Segment(ask(rng, problem), False, "user")
-    return [question, Segment("<think>\n", False), Segment(f"{lines[0]}\n", True)]
+    second = _second_heading(problem, lines)
+    out = [Segment(ask(rng, problem), False, "user"), Segment("<think>\n", False), Segment(f"{lines[0]}\n", True)]
+    if second < len(lines):
+        way = "".join(f"{line}\n" for line in lines[1:second])
+        out += [Segment(way, False), Segment(f"{lines[second]}\n", True)]
+    return out
+
+
+def _second_heading(problem: Problem, lines: list[str]) -> int:
+    """The index of the line that begins the second step; the number of lines where there is one step only."""
+    return lines.index(f"so {problem.steps[0].value}") + 1
 
 
 def _worked(rng: random.Random, skills: dict[str, float]) -> Document:
