@@ -23,6 +23,7 @@ REPO = Path(__file__).parents[1]
 EXAMPLES = 48
 SMALL = {
     "preset": "smoke",
+    "threads": 1,
     "generate": {"num_examples": EXAMPLES},
     "evaluate": {"recall_items": 64, "generalize_items": 64, "bootstrap_samples": 200},
 }
