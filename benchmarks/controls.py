@@ -1,16 +1,19 @@
-"""Is the loop better than more of the same? The child against controls that saw as many tokens.
+"""Is the loop better than more of the same, generation by generation? The child against arms with as many tokens.
 
-    python benchmarks/controls.py --seeds 0 --seeds 1 --seeds 2 --work /tmp/controls
+    python benchmarks/controls.py --seeds 0 --seeds 1 --seeds 2 --generations 2 --work /tmp/controls
 
-For each seed the repo is copied, one generation is grown there with `dvc repro`, and four controls are trained from
-the same base or the same SFT rung for the same number of tokens (padding included), each with averaged weights:
+For each seed the repo is cloned and generations are grown there as users do (`luna next`, `dvc repro`, `luna release`).
+Before each release the arms are trained from the same parent, the same lessons (replay included) or the same SFT rung,
+for the same number of tokens (padding included), each with averaged weights:
 
-* `continued pretraining`: the base reads on in its own corpus, in documents drawn anew;
-* `plain SFT`: one longer run on the judged lessons;
+* `plain SFT`: one longer run on the lessons;
 * `SFT + CE`: the SFT rung trained on with cross-entropy instead of two teachers;
-* `self-distillation`: both teachers are the SFT rung.
+* `self-distillation`: both teachers are the SFT rung;
+* `literal parent/grandparent`: student and T1 are the parent, T2 is its parent, for the steps of both rungs (from the
+  second generation on; the first has only the base);
+* `continued pretraining`: the base reads on in its own corpus, in documents drawn anew (first generation only).
 
-All are asked the same frozen items. Prints a Markdown table over seeds and writes it beside the runs.
+All are asked the same frozen items. Prints a Markdown table for each generation and writes it beside the runs.
 """
 
 import json
@@ -18,7 +21,6 @@ import math
 import os
 import random
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -33,58 +35,95 @@ REPO = Path(__file__).resolve().parent.parent
 SUITES = ("recall", "generalize")
 PARTS = ("range", "composition")  # of generalize
 CHILD = "child (two teachers)"
+FIRST = "Luna-G001"
 
 
 def main(
-    work: Annotated[Path, typer.Option(help="Where the copies are grown.")],
+    work: Annotated[Path, typer.Option(help="Where the clones are grown.")],
     seeds: Annotated[list[int], typer.Option(help="Seeds of the runs.")],
-    arms_only: Annotated[Path | None, typer.Option(help="Only train the controls of this grown copy.")] = None,
+    generations: Annotated[int, typer.Option(help="How many generations of each.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Threads of a run; none given: as params.yaml says.")] = None,
+    arms_only: Annotated[bool, typer.Option(help="Only train the arms of the generation in this folder.")] = False,
 ) -> None:
-    """Grow, train the controls, compare."""
-    if arms_only is not None:
-        os.chdir(arms_only)
-        Path("controls.json").write_text(json.dumps(train_arms(), indent=2) + "\n", encoding="utf-8")
+    """Grow, train the arms, compare."""
+    if arms_only:
+        found = json.dumps(train_arms(), indent=2) + "\n"
+        arms_of(Path.cwd(), json.loads(Path("generation.json").read_text())["generation"]).write_text(found)
         return
-    results = {seed: grow(work / f"seed-{seed}", seed) for seed in seeds}
-    table = render(results)
-    (work / "controls.md").write_text(table, encoding="utf-8")
+    results: dict[str, dict[int, Json]] = {}
+    for seed in seeds:
+        for name, generation in climb(work / f"seed-{seed}", seed, generations, threads).items():
+            results.setdefault(name, {})[seed] = generation
+    table = "\n".join(f"## {name}\n\n{render(of_seeds)}" for name, of_seeds in results.items())
+    (work / f"controls-{'-'.join(map(str, seeds))}.md").write_text(table, encoding="utf-8")
     print(table)
 
 
-def grow(folder: Path, seed: int) -> Json:
-    """One seed: a copy of the repo, its pipeline and its controls. A finished copy is not grown again."""
-    if not (folder / "controls.json").is_file():
-        shutil.rmtree(folder, ignore_errors=True)
+def climb(folder: Path, seed: int, generations: int, threads: int | None) -> dict[str, Json]:
+    """The arms and metrics of each generation of one seed; what is there already is not grown again.
+
+    A rejected generation is the last of its seed.
+    """
+    folder = folder.absolute()
+    if not folder.is_dir():
         subprocess.run(["git", "clone", "-q", str(REPO), str(folder)], check=True)
-        params = folder / "params.yaml"
-        text, changed = re.subn(r"(?m)^seed: \d+$", f"seed: {seed}", params.read_text(encoding="utf-8"))
+        subprocess.run(["git", "config", "user.name", "Luna"], cwd=folder, check=True)
+        subprocess.run(["git", "config", "user.email", "luna@localhost"], cwd=folder, check=True)
+        dial(folder, {"seed": seed} | ({} if threads is None else {"threads": threads}))
+    out: dict[str, Json] = {}
+    for number in range(1, generations + 1):
+        name = f"Luna-G{number:03d}"
+        metrics = folder / ".luna" / f"{name}.json"
+        if not metrics.is_file():
+            grow(folder, name, metrics)
+        out[name] = json.loads(metrics.read_text())
+        if out[name]["verdict"] != "PROMOTED":
+            break
+    return out
+
+
+def dial(folder: Path, values: dict[str, int]) -> None:
+    """Set whole numbers at the top of params.yaml and commit them."""
+    params = folder / "params.yaml"
+    text = params.read_text(encoding="utf-8")
+    for key, value in values.items():
+        text, changed = re.subn(rf"(?m)^{key}: \d+", f"{key}: {value}", text)
         if changed != 1:
-            raise SystemExit(f"{params}: has no single top-level seed")
-        params.write_text(text, encoding="utf-8")
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        with (folder / "run.log").open("w") as log:
-            subprocess.run(["dvc", "repro"], cwd=folder, env=environment, check=True, stdout=log, stderr=log)
-            command = [
-                sys.executable,
-                __file__,
-                "--work",
-                str(folder),
-                "--seeds",
-                str(seed),
-                "--arms-only",
-                str(folder),
-            ]
-            source = {"PYTHONPATH": str((folder / "src").resolve())}
-            subprocess.run(command, env=environment | source, check=True, stdout=log, stderr=log)
-    controls: Json = json.loads((folder / "controls.json").read_text(encoding="utf-8"))
-    metrics = {
-        name: json.loads((folder / f"metrics/{name}.json").read_text()) for name in ("enhance", "eval", "distill")
+            raise SystemExit(f"{params}: has no single top-level {key}")
+    params.write_text(text, encoding="utf-8")
+    subprocess.run(["git", "commit", "-qam", "Set the dials of the run", "--allow-empty"], cwd=folder, check=True)
+
+
+def grow(folder: Path, name: str, metrics: Path) -> None:
+    """One generation with its arms, released; its metrics and arms are kept in one file."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder / "src"),
     }
-    return {"arms": controls, **metrics}
+    arms = [sys.executable, str(Path(__file__).resolve()), "--work", str(folder), "--seeds", "0", "--arms-only"]
+    with (folder.parent / f"{folder.name}.log").open("a") as log:
+
+        def run(command: list[str]) -> None:
+            subprocess.run(command, cwd=folder, env=environment, check=True, stdout=log, stderr=log)
+
+        if name != FIRST:
+            run(["luna", "next"])
+        run(["dvc", "repro"])
+        run(arms)
+        read = {key: json.loads((folder / f"metrics/{key}.json").read_text()) for key in ("enhance", "eval", "distill")}
+        verdict = json.loads((folder / "generation.json").read_text())["verdict"]
+        run(["luna", "release"])
+    trained = json.loads(arms_of(folder, name).read_text())
+    metrics.write_text(json.dumps({"arms": trained, "verdict": verdict, **read}, indent=2) + "\n", encoding="utf-8")
+
+
+def arms_of(folder: Path, name: str) -> Path:
+    """Where the results of a generation's arms are kept: in the ignored folder, so that no release meets them."""
+    return folder / ".luna" / f"{name}-arms.json"
 
 
 def train_arms() -> Json:
-    """Train every control of the grown copy in the current folder and ask all of them."""
+    """Train every arm of the generation in the current folder and ask all of them."""
     from luna.eval_set.items import read_items
     from luna.evaluate.asking import SUITES, accuracy, ask
     from luna.lm.load import LoadedModel, load_model
@@ -96,19 +135,23 @@ def train_arms() -> Json:
     set_reproducible(settings.params.seed, settings.params.threads)
     items = read_items(Path("data/eval"))
     tokens = [read_json(Path(f"metrics/{stage}.json"))["tokens_seen"] for stage in ("train_sft", "distill")]
-    child = load_model("models/luna", settings.preset.model, trainable=False)
+    known = read_json(Path("models/teachers/teachers.json"))
+    parent, grandparent = known["parent"]["path"], known["grandparent"]["path"]
+
+    def frozen(path: str, seen: int) -> tuple[LoadedModel, int]:
+        return load_model(path, settings.preset.model, trainable=False), seen
+
     arms: dict[str, Callable[[], tuple[LoadedModel, int]]] = {
-        CHILD: lambda: (child, sum(tokens)),
-        "plain SFT": lambda: plain_sft(settings),
-        "SFT + CE": lambda: second_rung(settings, tokens[0], alpha=1.0, beta=0.0),
+        CHILD: lambda: frozen("models/luna", sum(tokens)),
+        "plain SFT": lambda: plain_sft(settings, parent),
+        "SFT + CE": lambda: second_rung(settings, tokens[0], critic=parent, alpha=1.0, beta=0.0),
         "self-distillation": lambda: second_rung(settings, tokens[0], critic="models/sft"),
-        "continued pretraining": lambda: continued_pretraining(settings, sum(tokens)),
-        "SFT rung (fewer tokens)": lambda: (
-            load_model("models/sft", settings.preset.model, trainable=False),
-            tokens[0],
-        ),
-        "base (no tokens)": lambda: (load_model("models/base", settings.preset.model, trainable=False), 0),
     }
+    if settings.params.parent is None:
+        arms["continued pretraining"] = lambda: continued_pretraining(settings, sum(tokens))
+    else:
+        arms["literal parent/grandparent"] = lambda: literal(settings, parent, grandparent)
+    arms |= {"SFT rung (fewer tokens)": lambda: frozen("models/sft", tokens[0]), "parent": lambda: frozen(parent, 0)}
     out: Json = {}
     for name, train in arms.items():
         loaded, seen = train()
@@ -123,20 +166,44 @@ def right_of(items: Any, right: list[bool], family: str) -> list[bool]:
     return [one for item, one in zip(items, right, strict=True) if item.family == family]
 
 
-def plain_sft(settings: Any) -> Any:
+def both_rungs(settings: Any) -> Any:
+    """How SFT is trained, for the steps of both rungs."""
+    steps = settings.preset.sft.max_steps + settings.preset.distill.max_steps
+    return settings.preset.sft.model_copy(update={"max_steps": steps})
+
+
+def plain_sft(settings: Any, parent: str) -> Any:
     """SFT for the steps of both rungs in one schedule."""
     from luna.train_sft.run import start_student
 
-    steps = settings.preset.sft.max_steps + settings.preset.distill.max_steps
-    training = settings.preset.sft.model_copy(update={"max_steps": steps})
-    loaded = start_student(settings, "models/base")
-    return loaded, _train(settings, loaded, _lessons(settings, loaded), training, settings.params.seed)
+    loaded = start_student(settings, parent)
+    return loaded, _train(settings, loaded, _lessons(settings, loaded), both_rungs(settings), settings.params.seed)
 
 
 def second_rung(
-    settings: Any, tokens: int, *, alpha: float | None = None, beta: float | None = None, critic: str = "models/base"
+    settings: Any, tokens: int, *, critic: str, alpha: float | None = None, beta: float | None = None
 ) -> Any:
     """The distillation rung with another loss or another critic; the same steps, seed and examples as the child's."""
+    training = settings.preset.distill
+    loaded, seen = _distil(settings, "models/sft", "models/sft", critic, training, alpha=alpha, beta=beta)
+    return loaded, tokens + seen
+
+
+def literal(settings: Any, parent: str, grandparent: str) -> Any:
+    """The parent learns from itself and from its own parent, for the steps of both rungs."""
+    return _distil(settings, parent, parent, grandparent, both_rungs(settings))
+
+
+def _distil(
+    settings: Any,
+    start: str,
+    primary: str,
+    critic: str,
+    training: Any,
+    *,
+    alpha: float | None = None,
+    beta: float | None = None,
+) -> Any:
     from dataclasses import replace
 
     from luna.distill.loss import Blend
@@ -145,7 +212,7 @@ def second_rung(
     from luna.train_sft.run import start_student
 
     model = settings.preset.model
-    loaded = start_student(settings, "models/sft")
+    loaded = start_student(settings, start)
     blend = Blend.from_params(settings.params)
     if alpha is not None and beta is not None:
         blend = replace(blend, alpha=alpha, beta=beta)
@@ -153,15 +220,15 @@ def second_rung(
         settings,
         loaded,
         _lessons(settings, loaded),
-        settings.preset.distill,
+        training,
         settings.params.seed + 1,
         DistillTrainer,
-        primary=load_model("models/sft", model, trainable=False).model,
+        primary=load_model(primary, model, trainable=False).model,
         critic=load_model(critic, model, trainable=False).model,
         blend=blend,
         taboo_ids=None,
     )
-    return loaded, tokens + seen
+    return loaded, seen
 
 
 def continued_pretraining(settings: Any, tokens: int) -> Any:
@@ -183,11 +250,13 @@ def continued_pretraining(settings: Any, tokens: int) -> Any:
 
 def _lessons(settings: Any, loaded: Any) -> Any:
     from luna.records import read_records
-    from luna.training.lessons import encode_lessons
+    from luna.train_sft.run import encode_with_replay
 
-    return encode_lessons(
-        loaded.tokenizer, read_records(Path("data/judged.jsonl")), settings.preset, settings.params.seed
+    records = read_records(Path("data/judged.jsonl"))
+    own, again = encode_with_replay(
+        settings, loaded, records, read_records(Path("data/replay.jsonl"), allow_empty=True)
     )
+    return [*own, *again]
 
 
 def _train(
@@ -241,13 +310,14 @@ def render(results: dict[int, Json]) -> str:
     ]
     lines += [
         "",
-        "| seed | child - parent, generalize [95 % paired] | convergence | blind | gain | iterations | leaks |",
+        "| seed | verdict | generalize, child - parent [95 %] | convergence | blind | gain | iterations | leaks |",
     ]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+    lines += ["| --- |" + " --- |" * 7]
     for seed in seeds:
         paired, enhance = results[seed]["eval"]["paired"]["parent"]["generalize"], results[seed]["enhance"]
+        verdict = results[seed]["verdict"]
         lines.append(
-            f"| {seed} | {paired['delta']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]"
+            f"| {seed} | {verdict} | {paired['delta']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]"
             f" | {enhance['convergence_rate']:.3f} | {enhance['blind_convergence_rate']:.3f}"
             f" | {enhance['hint_gain']:+.3f} [{enhance['hint_gain_low']:+.3f}, {enhance['hint_gain_high']:+.3f}]"
             f" | {enhance['average_iterations']:.2f} | {enhance['hint_leaks']} |"
