@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from luna.distill import chunk as chunks
 from luna.distill.fused import fused_two_teacher_loss
 from luna.distill.loss import Blend, Branch, LossParts, two_teacher_loss
-from luna.lm.final_states import FinalStates
+from luna.training.final_states import FinalStates
 
 DEFAULT = Blend(
     alpha=0.1,

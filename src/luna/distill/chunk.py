@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from luna.distill.loss import LOG_FLOOR, Blend, Branch, Confidence, Divergence, choose_branches
-from luna.lm.final_states import FinalStates
+from luna.training.final_states import FinalStates
 
 # One buffer [chunk, V]. A matrix product reads the whole head once a chunk; from about 100 tokens on its arithmetic
 # hides that, and at V = 152k this is 110 tokens.

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from luna.distill.chunk import Desk, Lesson, Tile, disagreement, project, read_gates
 from luna.distill.loss import Blend, LossParts, check_labels, check_num_items, taught_ids
 from luna.lm.chat import IGNORE
-from luna.lm.final_states import FinalStates
+from luna.training.final_states import FinalStates
 
 
 def fused_two_teacher_loss(

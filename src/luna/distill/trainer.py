@@ -1,4 +1,4 @@
-"""The trainer of distillation: the student's logits and those of two frozen teachers, token by token.
+"""The trainer of distillation: what the student and two frozen teachers say, token by token.
 
 This module imports torch and TRL at once; a stage imports it inside its command.
 """
@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from luna.distill.loss import Blend, Branch, two_teacher_loss
+from luna.distill.fused import fused_two_teacher_loss
+from luna.distill.loss import Blend, Branch, LossParts, two_teacher_loss
+from luna.training.final_states import FinalStates, StatesReader
 from luna.training.trainer import TokenTrainer
 
 SHARES = {
@@ -20,14 +22,14 @@ SHARES = {
 
 
 class DistillTrainer(TokenTrainer):
-    """A TokenTrainer whose loss is `two_teacher_loss`. Logs the parts of the loss and the share of each branch."""
+    """A TokenTrainer whose loss is that of two teachers. Logs the parts of the loss and the share of each branch."""
 
     def __init__(
         self, *, primary: Any, critic: Any, blend: Blend, taboo_ids: Sequence[int] | None, **rest: Any
     ) -> None:
         super().__init__(**rest)
-        self.primary = primary
-        self.critic = critic
+        self.primary = StatesReader(primary)
+        self.critic = self.primary if critic is primary else StatesReader(critic)
         self.blend = blend
         self.taboo_ids = taboo_ids
         self.branch_counts = torch.zeros(len(Branch), dtype=torch.long)
@@ -36,22 +38,27 @@ class DistillTrainer(TokenTrainer):
         self._parts = torch.zeros(3, dtype=torch.float64)
         self._logged_at = 0
 
-    def token_loss(
-        self, logits_NV: torch.Tensor, labels_N: torch.Tensor, num_items: float, inputs: Any
-    ) -> torch.Tensor:
-        primary_NV = self._teach(self.primary, inputs)
-        critic_NV = primary_NV if self.critic is self.primary else self._teach(self.critic, inputs)
-        parts = two_teacher_loss(logits_NV, primary_NV, critic_NV, labels_N, self.blend, int(num_items), self.taboo_ids)
+    def token_loss(self, states: FinalStates, labels_N: torch.Tensor, num_items: float, inputs: Any) -> torch.Tensor:
+        primary = self._teach(self.primary, inputs)
+        critic = primary if self.critic is self.primary else self._teach(self.critic, inputs)
+        parts = self._loss(states, primary, critic, labels_N, int(num_items))
         self._window += torch.bincount(parts.branches_N.cpu(), minlength=len(Branch))
         self._parts += torch.tensor([parts.ce.item(), parts.kd.item(), parts.residual.item()], dtype=torch.float64)
         return parts.loss
 
     @torch.no_grad()
-    def _teach(self, teacher: Any, inputs: Any) -> torch.Tensor:
-        """A teacher's logits [N, V] at the supervised tokens of the batch."""
-        outputs = teacher(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        logits_NV: torch.Tensor = outputs.logits[:, :-1][inputs["supervised"]]
-        return logits_NV
+    def _teach(self, teacher: StatesReader, inputs: Any) -> FinalStates:
+        return teacher.read(inputs["input_ids"], inputs["attention_mask"], inputs["supervised"])
+
+    def _loss(
+        self, student: FinalStates, primary: FinalStates, critic: FinalStates, labels_N: torch.Tensor, num_items: int
+    ) -> LossParts:
+        """From hidden states where all three have a head, else by the definition on logits."""
+        models = (student, primary, critic)
+        if all(states.weight_VD is not None for states in models):
+            return fused_two_teacher_loss(*models, labels_N, self.blend, num_items, self.taboo_ids)
+        student_NV, primary_NV, critic_NV = (states.logits() for states in models)
+        return two_teacher_loss(student_NV, primary_NV, critic_NV, labels_N, self.blend, num_items, self.taboo_ids)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and int(self._window.sum()):
