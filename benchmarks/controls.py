@@ -177,7 +177,7 @@ def plain_sft(settings: Any, parent: str) -> Any:
     from luna.train_sft.run import start_student
 
     loaded = start_student(settings, parent)
-    return loaded, _train(settings, loaded, _lessons(settings, loaded), both_rungs(settings), settings.params.seed)
+    return loaded, _train(settings, loaded, _examples(settings, loaded), both_rungs(settings), settings.params.seed)
 
 
 def second_rung(
@@ -219,7 +219,7 @@ def _distil(
     seen = _train(
         settings,
         loaded,
-        _lessons(settings, loaded),
+        _examples(settings, loaded),
         training,
         settings.params.seed + 1,
         DistillTrainer,
@@ -248,15 +248,13 @@ def continued_pretraining(settings: Any, tokens: int) -> Any:
     return loaded, seen
 
 
-def _lessons(settings: Any, loaded: Any) -> Any:
+def _examples(settings: Any, loaded: Any) -> Any:
     from luna.records import read_records
-    from luna.train_sft.run import encode_with_replay
+    from luna.train_sft.examples import gather_examples
 
     records = read_records(Path("data/judged.jsonl"))
-    own, again = encode_with_replay(
-        settings, loaded, records, read_records(Path("data/replay.jsonl"), allow_empty=True)
-    )
-    return [*own, *again]
+    replay = read_records(Path("data/replay.jsonl"), allow_empty=True)
+    return gather_examples(settings, loaded.tokenizer, records, replay).all
 
 
 def _train(

@@ -90,11 +90,12 @@ class Judging(_Section):
 
 
 class Replay(_Section):
-    """What is learned again of the two generations before."""
+    """What is learned again: of the two generations before, and of the corpus of a base that Luna made."""
 
     enabled: bool = True
     share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # of the examples of both rungs
     size: Annotated[int, Field(ge=0)] = 100  # most records drawn from each of the two
+    corpus: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # beside own examples, as a share of both
 
 
 class Evaluation(_Section):

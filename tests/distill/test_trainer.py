@@ -20,8 +20,9 @@ from luna.lm.chat import IGNORE, Example
 from luna.lm.load import LoadedModel, add_adapter, load_model, save_model
 from luna.lm.reproducible import set_reproducible
 from luna.records import Record
-from luna.settings import Lora, Settings, Training, load_settings
-from luna.train_sft.run import encode_with_replay, fine_tune
+from luna.settings import Lora, Replay, Settings, Training, load_settings
+from luna.train_sft.examples import gather_examples
+from luna.train_sft.run import fine_tune
 from luna.training.lessons import encode_lessons
 from luna.training.trainer import StepLog, TokenTrainer, make_trainer
 
@@ -279,7 +280,7 @@ def test_the_same_run_gives_the_same_bytes(
 def test_both_rungs_replay_their_share(
     luna_root: Path, tiny_settings: Make, accepted_records: list[Record], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = tiny_settings(TEACHING)
+    settings = tiny_settings({**TEACHING, "replay": Replay(corpus=0.2)})
     tags = ["Luna-G002"] * 2 + ["Luna-G001"]
     again = [
         record.model_copy(update={"metadata": {**record.metadata, "replayed_from": tag}})
@@ -290,13 +291,14 @@ def test_both_rungs_replay_their_share(
     tuned = fine_tune(settings, own, luna_root, Path("models/sft"), Path("s"), replay=again).metrics
     distilled = distill(settings, own, luna_root, Path("models/luna"), Path("s"), replay=again).metrics
     assert without["replayed_examples"] == 0
-    lessons, replayed = without["lessons"], round(without["lessons"] / 9)  # a tenth of all
+    lessons, replayed, corpus = (without["lessons"] // part for part in (1, 9, 4))  # a tenth and a fifth beside them
     for metrics in (tuned, distilled):
         assert (metrics["lessons"], metrics["replayed_examples"]) == (lessons, replayed)
+        assert metrics["corpus_examples"] == without["corpus_examples"] == corpus
     assert distilled["replay_size"] == 2
     said = capsys.readouterr().out
-    assert said.count(f"  {lessons} examples") == 1
-    assert said.count(f"  {lessons + replayed} examples") == 2
+    assert said.count(f"  {lessons + corpus} examples") == 1
+    assert said.count(f"  {lessons + replayed + corpus} examples") == 2
     assert _weights(Path("models/sft")) != _weights(Path("models/without"))
     assert "replayed" in Path("models/sft/README.md").read_text()
     assert "replayed" not in Path("models/without/README.md").read_text()
@@ -314,9 +316,26 @@ def test_a_lesson_too_long_names_the_replayed_file(
 def test_without_anything_to_replay_the_examples_are_the_lessons(
     load: Callable[..., LoadedModel], accepted_records: list[Record], tiny_settings: Make
 ) -> None:
-    settings, loaded = tiny_settings(), load()
+    settings, loaded = tiny_settings({"replay": Replay(corpus=0.0)}), load()
     lessons = encode_lessons(loaded.tokenizer, accepted_records, settings.preset, settings.params.seed)
-    assert encode_with_replay(settings, loaded, accepted_records, []) == (lessons, [])
+    assert gather_examples(settings, loaded.tokenizer, accepted_records, []) == (lessons, [], [])
+
+
+def test_the_corpus_is_drawn_anew_in_each_generation_and_only_for_a_base_of_ones_own(
+    load: Callable[..., LoadedModel], accepted_records: list[Record], tiny_settings: Make
+) -> None:
+    tokenizer = load().tokenizer
+
+    def corpus(settings: Settings) -> list[Example]:
+        return gather_examples(settings, tokenizer, accepted_records, []).corpus
+
+    first, again = (corpus(tiny_settings()) for _ in range(2))
+    second = corpus(tiny_settings({"generation": "Luna-G002"}))
+    assert first == again
+    assert len(first) == len(second) > 0
+    assert second != first
+    model = tiny_settings().preset.model.model_copy(update={"base": "HuggingFaceTB/SmolLM2-135M-Instruct"})
+    assert corpus(tiny_settings(preset_={"model": model, "pretrain": None})) == []
 
 
 def test_the_average_is_saved_unless_it_is_off(

@@ -16,7 +16,8 @@ from luna.outputs import read_json
 from luna.progress import say
 from luna.records import Record
 from luna.settings import Settings, Training
-from luna.train_sft.run import encode_with_replay, start_student
+from luna.train_sft.examples import gather_examples
+from luna.train_sft.run import start_student
 from luna.training.ema import AveragedWeights
 from luna.training.trainer import describe, make_trainer
 
@@ -61,9 +62,10 @@ def distill(
     ]
     start = _teacher(params.student_init, "student", root)
     loaded = start_student(settings, start["path"])
-    own, again = encode_with_replay(settings, loaded, records, replay)
+    examples = gather_examples(settings, loaded.tokenizer, records, replay)
     say(
-        f"distill  {describe([*own, *again])}, {len(again)} of them replayed;"
+        f"distill  {describe(examples.all)}, {len(examples.replayed)} of them replayed and {len(examples.corpus)} of"
+        " the base's corpus;"
         f" T1 {teachers[0]['path']}, T2 {teachers[1]['path']}, student {start['path']}"
     )
     weights = AveragedWeights(loaded.model, params.distill.ema_decay)
@@ -71,7 +73,7 @@ def distill(
         DistillTrainer,
         loaded.model,
         loaded.tokenizer,
-        [*own, *again],
+        examples.all,
         training,
         title="distill",
         output_dir=scratch_dir,
@@ -85,13 +87,11 @@ def distill(
     trainer.train()
     if params.distill.ema:
         weights.keep()
-    save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, teachers, len(records), len(again)))
-    counts = {
-        "lessons": len(own),
-        "replayed_examples": len(again),
-        "replay_size": _most_from_one(replay) if again else 0,
-    }
-    return Distilled(_metrics(settings, trainer, log.rows, teachers) | counts, log.rows)
+    save_model(
+        loaded.model, loaded.tokenizer, folder, _card(settings, folder, teachers, len(records), len(examples.replayed))
+    )
+    size = {"replay_size": _most_from_one(replay) if examples.replayed else 0}
+    return Distilled(_metrics(settings, trainer, log.rows, teachers) | examples.counts | size, log.rows)
 
 
 def _most_from_one(replay: Sequence[Record]) -> int:

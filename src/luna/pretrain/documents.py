@@ -30,7 +30,7 @@ def text_of(segment: Segment) -> str:
 def encode_corpus(tokenizer: "PreTrainedTokenizerBase", documents: list[Document]) -> list[Example]:
     """Documents as examples: segments are tokenized one by one, so a token never crosses a loss boundary."""
     texts = [text_of(segment) for doc in documents for segment in doc]
-    pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
     examples: list[Example] = []
     for doc in documents:
         input_ids: list[int] = []

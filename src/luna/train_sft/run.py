@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from luna.lm.card import model_card
-from luna.lm.chat import Example
 from luna.lm.load import LoadedModel, add_adapter, load_model, save_model
 from luna.lm.reproducible import set_reproducible
 from luna.outputs import read_json
 from luna.progress import say
 from luna.records import Record
-from luna.replay.mixing import draw_replayed
 from luna.settings import Settings
+from luna.train_sft.examples import gather_examples
 from luna.training.ema import AveragedWeights
-from luna.training.lessons import encode_lessons
 from luna.training.trainer import TokenTrainer, describe, make_trainer
 
 
@@ -44,17 +42,17 @@ def fine_tune(
     preset = settings.preset
     parent = read_json(root / "models" / "teachers" / "teachers.json")["parent"]
     loaded = start_student(settings, parent["path"])
-    own, again = encode_with_replay(settings, loaded, records, replay)
+    examples = gather_examples(settings, loaded.tokenizer, records, replay)
     say(
-        f"train_sft  {describe([*own, *again])} from {len(records)} records, {len(again)} of the examples replayed;"
-        f" the student starts from {parent['path']}"
+        f"train_sft  {describe(examples.all)} from {len(records)} records, {len(examples.replayed)} of the examples"
+        f" replayed and {len(examples.corpus)} of the base's corpus; the student starts from {parent['path']}"
     )
     weights = AveragedWeights(loaded.model, settings.params.distill.ema_decay)
     trainer, log = make_trainer(
         TokenTrainer,
         loaded.model,
         loaded.tokenizer,
-        [*own, *again],
+        examples.all,
         preset.sft,
         title="train_sft",
         output_dir=scratch_dir,
@@ -63,7 +61,7 @@ def fine_tune(
     )
     trainer.train()
     weights.keep()
-    counts = {"records": len(records), "lessons": len(own), "replayed_examples": len(again)}
+    counts = {"records": len(records), **examples.counts}
     save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, counts))
     metrics = {**counts, "tokens_seen": trainer.tokens_seen, "steps": trainer.state.global_step}
     return FineTuned({**metrics, "final_loss": log.rows[-1]["loss"]}, log.rows)
@@ -81,16 +79,6 @@ def _card(settings: Settings, folder: Path, counts: Mapping[str, int]) -> str:
             **{name.replace("_", " "): count for name, count in counts.items() if count},
         },
     )
-
-
-def encode_with_replay(
-    settings: Settings, loaded: LoadedModel, records: Sequence[Record], replay: Sequence[Record]
-) -> tuple[list[Example], list[Example]]:
-    """The examples of this run's records, and of earlier generations' as many as their share asks for."""
-    preset, seed = settings.preset, settings.params.seed
-    own = encode_lessons(loaded.tokenizer, records, preset, seed)
-    pool = encode_lessons(loaded.tokenizer, replay, preset, seed, source="data/replay.jsonl")
-    return own, draw_replayed(pool, len(own), settings.params.replay.share, seed)
 
 
 def start_student(settings: Settings, path: str) -> LoadedModel:
