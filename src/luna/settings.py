@@ -56,6 +56,7 @@ class Distillation(_Section):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     max_steps: Count | None = None  # None: as the preset says
     learning_rate: Positive | None = None  # None: as the preset says
+    teacher_cache_gb: Annotated[float, Field(ge=0.0)] = 10.0  # disk for what teachers said; 0: nothing is kept
     taboo: Taboo = Taboo()
 
 

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from luna.distill.loss import Blend
 from luna.distill.run import distill
+from luna.distill.teachers import Teacher
 from luna.distill.trainer import SHARES, DistillTrainer
 from luna.errors import BadRecord, BadSettings
 from luna.lm.chat import IGNORE, Example
@@ -23,6 +24,7 @@ from luna.records import Record
 from luna.settings import Lora, Replay, Settings, Training, load_settings
 from luna.train_sft.examples import gather_examples
 from luna.train_sft.run import fine_tune
+from luna.training.final_states import StatesReader
 from luna.training.lessons import encode_lessons
 from luna.training.trainer import StepLog, TokenTrainer, make_trainer
 
@@ -78,7 +80,9 @@ def _trainer(
     quick = {"learning_rate": 1e-3, "max_steps": 2, "batch_size": 4, "gradient_accumulation": 1, "warmup_ratio": 0.0}
     extra: dict[str, Any] = {}
     if teachers is not None:
-        extra = {"primary": teachers[0], "critic": teachers[1], "blend": blend, "taboo_ids": None}
+        primary, critic = (Teacher(StatesReader(model)) for model in teachers)
+        critic = primary if teachers[0] is teachers[1] else critic
+        extra = {"primary": primary, "critic": critic, "blend": blend, "taboo_ids": None}
     return make_trainer(
         TokenTrainer if teachers is None else DistillTrainer,
         student.model,

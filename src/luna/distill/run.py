@@ -8,10 +8,11 @@ from typing import Any
 
 from luna.distill.loss import Blend, Branch
 from luna.distill.taboo import spellings_in_pieces, taboo_token_ids
+from luna.distill.teachers import load_teachers
 from luna.distill.trainer import SHARES, DistillTrainer
 from luna.errors import BadSettings
 from luna.lm.card import model_card
-from luna.lm.load import load_model, save_model
+from luna.lm.load import save_model
 from luna.outputs import read_json
 from luna.progress import say
 from luna.records import Record
@@ -55,7 +56,7 @@ def distill(
     Args:
         replay: records of earlier generations, of which `replay.share` of the examples is made.
     """
-    params, preset, training = settings.params, settings.preset, training_of(settings)
+    params, training = settings.params, training_of(settings)
     teachers = [
         _teacher(params.teachers.primary, "primary", root),
         _teacher(params.teachers.critic, "stabilizing_critic", root),
@@ -68,6 +69,8 @@ def distill(
         " the base's corpus;"
         f" T1 {teachers[0]['path']}, T2 {teachers[1]['path']}, student {start['path']}"
     )
+    paths = [teacher["path"] for teacher in teachers]
+    primary, critic = load_teachers(settings, loaded, paths, examples.all, root)
     weights = AveragedWeights(loaded.model, params.distill.ema_decay)
     trainer, log = make_trainer(
         DistillTrainer,
@@ -79,12 +82,15 @@ def distill(
         output_dir=scratch_dir,
         seed=params.seed + 1,
         callbacks=[weights] if params.distill.ema else [],
-        primary=load_model(teachers[0]["path"], preset.model, trainable=False).model,
-        critic=load_model(teachers[1]["path"], preset.model, trainable=False).model,
+        primary=primary,
+        critic=critic,
         blend=Blend.from_params(params),
         taboo_ids=_taboo(settings, loaded.tokenizer),
     )
     trainer.train()
+    for teacher in {id(one): one for one in (primary, critic)}.values():
+        teacher.finish()
+    say(f"distill  samples read by T1 {primary.read}, by T2 {critic.read}; kept before {primary.kept}, {critic.kept}")
     if params.distill.ema:
         weights.keep()
     save_model(

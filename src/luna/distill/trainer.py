@@ -10,7 +10,8 @@ import torch
 
 from luna.distill.fused import fused_two_teacher_loss
 from luna.distill.loss import Blend, Branch, LossParts, two_teacher_loss
-from luna.training.final_states import FinalStates, StatesReader
+from luna.distill.teachers import Teacher
+from luna.training.final_states import FinalStates
 from luna.training.trainer import TokenTrainer
 
 SHARES = {
@@ -25,11 +26,11 @@ class DistillTrainer(TokenTrainer):
     """A TokenTrainer whose loss is that of two teachers. Logs the parts of the loss and the share of each branch."""
 
     def __init__(
-        self, *, primary: Any, critic: Any, blend: Blend, taboo_ids: Sequence[int] | None, **rest: Any
+        self, *, primary: Teacher, critic: Teacher, blend: Blend, taboo_ids: Sequence[int] | None, **rest: Any
     ) -> None:
         super().__init__(**rest)
-        self.primary = StatesReader(primary)
-        self.critic = self.primary if critic is primary else StatesReader(critic)
+        self.primary = primary
+        self.critic = critic
         self.blend = blend
         self.taboo_ids = taboo_ids
         self.branch_counts = torch.zeros(len(Branch), dtype=torch.long)
@@ -46,9 +47,8 @@ class DistillTrainer(TokenTrainer):
         self._parts += torch.tensor([parts.ce.item(), parts.kd.item(), parts.residual.item()], dtype=torch.float64)
         return parts.loss
 
-    @torch.no_grad()
-    def _teach(self, teacher: StatesReader, inputs: Any) -> FinalStates:
-        return teacher.read(inputs["input_ids"], inputs["attention_mask"], inputs["supervised"])
+    def _teach(self, teacher: Teacher, inputs: Any) -> FinalStates:
+        return teacher(inputs["input_ids"], inputs["attention_mask"], inputs["supervised"])
 
     def _loss(
         self, student: FinalStates, primary: FinalStates, critic: FinalStates, labels_N: torch.Tensor, num_items: int
