@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 
 from luna.distill import teachers as teachers_module
 from luna.distill.run import distill
-from luna.distill.teacher_cache import TeacherCache, make_room, sample_key, teacher_key
+from luna.distill.teacher_cache import TeacherCache, make_room, sample_key
 from luna.distill.teachers import AdapterReader, Teacher, load_teachers
 from luna.errors import LunaError
 from luna.kept import kept_folder
 from luna.lm.chat import IGNORE, Example
 from luna.lm.load import LoadedModel, add_adapter, load_model, save_model
 from luna.lm.reproducible import set_reproducible
+from luna.lm.weights import model_key
 from luna.records import Record
 from luna.settings import Lora, Settings
 from luna.training.final_states import StatesReader
@@ -93,13 +94,13 @@ def test_other_weights_or_dtype_are_another_teacher(
     tmp_path: Path, frozen: LoadedModel, tiny_model_folder: Path, tiny_settings: Make
 ) -> None:
     model = tiny_settings().preset.model
-    keys = {teacher_key(str(tiny_model_folder), model)}
-    assert teacher_key(str(tiny_model_folder), model) in keys
-    keys.add(teacher_key(str(tiny_model_folder), model.model_copy(update={"dtype": "bfloat16"})))
+    keys = {model_key(str(tiny_model_folder), model)}
+    assert model_key(str(tiny_model_folder), model) in keys
+    keys.add(model_key(str(tiny_model_folder), model.model_copy(update={"dtype": "bfloat16"})))
     with torch.no_grad():
         next(frozen.model.parameters()).add_(1e-3)
     save_model(frozen.model, frozen.tokenizer, tmp_path / "changed", "# changed\n")
-    keys.add(teacher_key(str(tmp_path / "changed"), model))
+    keys.add(model_key(str(tmp_path / "changed"), model))
     assert len(keys) == 3
 
 

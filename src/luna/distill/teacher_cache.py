@@ -14,7 +14,6 @@ import os
 import shutil
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -22,30 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from luna.errors import LunaError
-from luna.lm.weights import weights_sha256
-from luna.outputs import read_json
-
-if TYPE_CHECKING:
-    from luna.settings import Model
 
 FOLDER = "teacher_states"
 SHARD_BYTES = 64 * 2**20
-
-
-def teacher_key(path: str, model: "Model") -> str:
-    """The hash of all that a teacher's hidden states depend on, beside the sample."""
-    parts = [*_weights(path, model), model.dtype, str(model.load_in_4bit), model.backend, torch.__version__]
-    parts += [str(torch.get_num_threads()), torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-def _weights(path: str, model: "Model") -> list[str]:
-    folder = Path(path)
-    if not folder.is_dir():
-        return [path, model.revision or ""]
-    adapter = folder / "adapter_config.json"
-    base = [read_json(adapter)["base_model_name_or_path"]] if adapter.is_file() else []
-    return [weights_sha256(folder), *(part for name in base for part in _weights(name, model))]
 
 
 def sample_key(input_ids_T: Tensor, chosen_T: Tensor) -> str:

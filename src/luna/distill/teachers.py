@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from luna.distill.teacher_cache import FOLDER, TeacherCache, make_room, sample_key, teacher_key
+from luna.distill.teacher_cache import FOLDER, TeacherCache, make_room, sample_key
 from luna.kept import kept_folder
 from luna.lm.chat import IGNORE, Example
 from luna.lm.load import LoadedModel, load_model
+from luna.lm.weights import model_key
 from luna.outputs import read_json
 from luna.progress import say
 from luna.settings import Settings
@@ -156,7 +157,7 @@ def _caches(
     if not budget:
         return dict.fromkeys(paths)
     folder = kept_folder(root) / FOLDER
-    keys = {path: teacher_key(path, settings.preset.model) for path in paths}
+    keys = {path: model_key(path, settings.preset.model) for path in paths}
     tokens = sum(label != IGNORE for example in examples for label in example["labels"][1:])
     width = int(student.model.config.get_text_config().hidden_size)
     one = tokens * width * _item_size(settings.preset.model.dtype)

@@ -60,6 +60,18 @@ class DistillTrainer(TokenTrainer):
         student_NV, primary_NV, critic_NV = (states.logits() for states in models)
         return two_teacher_loss(student_NV, primary_NV, critic_NV, labels_N, self.blend, num_items, self.taboo_ids)
 
+    def counts(self) -> dict[str, Any]:
+        # Logging empties the window and the parts, and a step that is saved may not be one that is logged.
+        tensors = {"branches": self.branch_counts, "window": self._window, "parts": self._parts}
+        counted = {name: tensor.tolist() for name, tensor in tensors.items()}
+        return super().counts() | counted | {"last_parts": self.last_parts, "logged_at": self._logged_at}
+
+    def recount(self, counts: dict[str, Any]) -> None:
+        super().recount(counts)
+        self.branch_counts, self._window = torch.tensor(counts["branches"]), torch.tensor(counts["window"])
+        self._parts = torch.tensor(counts["parts"], dtype=torch.float64)
+        self.last_parts, self._logged_at = counts["last_parts"], counts["logged_at"]
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and int(self._window.sum()):
             steps = self.state.global_step - self._logged_at

@@ -4,6 +4,7 @@ This module imports torch and TRL at once; a stage imports it inside its command
 """
 
 import math
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -84,6 +85,21 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
         """Reads what the model in training makes of its tokens."""
         return StatesReader(self.accelerator.unwrap_model(self.model))
 
+    def counts(self) -> dict[str, Any]:
+        """What the run has counted so far, as JSON; a checkpoint keeps it."""
+        return {"tokens_seen": self.tokens_seen}
+
+    def recount(self, counts: dict[str, Any]) -> None:
+        """Go on from the counts of a checkpoint."""
+        self.tokens_seen = counts["tokens_seen"]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A checkpoint holds the student's adapter alone; the teachers' are on disk already, and loading goes by it."""
+        super()._save(output_dir, state_dict)
+        for adapter in getattr(self.model, "peft_config", {}):
+            if adapter != "default":
+                shutil.rmtree(Path(output_dir or self.args.output_dir) / adapter, ignore_errors=True)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -140,7 +156,8 @@ def make_trainer(
         adam_beta2=0.98,
         optim="adamw_torch_fused",
         save_strategy="steps" if training.save_steps else "no",
-        save_steps=training.save_steps or 500,
+        # Only where a loss is logged, or a run that goes on from there would log another mean.
+        save_steps=math.ceil((training.save_steps or 500) / log_every) * log_every,
         save_total_limit=2,
         report_to=training.report_to,
         logging_steps=log_every,
