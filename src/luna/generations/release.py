@@ -13,7 +13,7 @@ from luna.errors import LunaError
 from luna.generations.dvc import changed_stages, check_out, is_whole, mend_lock_table, push_data
 from luna.generations.git import commit_of, file_at, git, git_or_none, move_refs, tags
 from luna.generations.guards import check_ancestor, check_repository
-from luna.generations.opening import next_failure
+from luna.generations.opening import failed_tries, following, next_failure
 from luna.generations.snapshot import annotated_tag, restore, restore_file, settle_index, snapshot
 from luna.generations.tree import LOCK, unsaved_inputs
 from luna.promote.run import PROMOTED
@@ -40,6 +40,7 @@ def release(root: Path, *, push: bool = False) -> Outcome:
     """Release the open generation: data to the remote, then commit and tag in one transaction.
 
     A rejected generation becomes a DVC experiment and a tag `failed/NAME.k`, and the tree goes back to its parent.
+    Called once more there, where nothing is open, it tells of that rejection again.
 
     Args:
         push: also push the branch and the tag to `origin`, both or none.
@@ -53,7 +54,8 @@ def release(root: Path, *, push: bool = False) -> Outcome:
     params = load_settings(root).params
     name = params.generation
     if commit_of(root, name) is not None:
-        return _released_before(root, name, push=push)
+        released = _released_before(root, name, push=push)
+        return _last_rejected(root, name) or released
     generation = _finished(root, params)
     push_data(root)  # first, so that a tag that can be seen has its bytes
     if generation["verdict"] != PROMOTED:
@@ -111,6 +113,16 @@ def _released_before(root: Path, name: str, *, push: bool) -> Outcome:
     return _pushed(root, name, push=push)
 
 
+def _last_rejected(root: Path, parent: str) -> Outcome | None:
+    """What became of the generation after this one, where it was tried and is not there."""
+    child = following(parent)
+    tries = failed_tries(root, child)
+    if not tries or commit_of(root, child) is not None:
+        return None
+    outcome, before = _rejection(root, f"failed/{child}.{tries}")
+    return outcome if before == parent else None
+
+
 def _pushed(root: Path, name: str, *, push: bool) -> Outcome:
     if push:
         branch = git(root, "symbolic-ref", "--short", "HEAD")
@@ -136,12 +148,18 @@ def finish(root: Path, trying: str | None, *, push: bool = False) -> Outcome | N
 
 def _put_back(root: Path, tag: str) -> Outcome:
     """The tree as its parent left it, once the tag keeps the rejected try."""
-    generation = json.loads(git(root, "show", f"refs/tags/{tag}:generation.json"))
+    outcome, _ = _rejection(root, tag)
     if _is_of(root, tag):
         restore(root)
     if (root / LOCK).is_file():
         check_out(root)
-    return Outcome(generation["generation"], tag, promoted=False, failed=tuple(generation["failed"]))
+    return outcome
+
+
+def _rejection(root: Path, tag: str) -> tuple[Outcome, str | None]:
+    """What a rejected try's own generation.json tells, and its parent."""
+    said = json.loads(git(root, "show", f"refs/tags/{tag}:generation.json"))
+    return Outcome(said["generation"], tag, promoted=False, failed=tuple(said["failed"])), said["parent"]
 
 
 def _same_try(root: Path, name: str) -> str | None:
