@@ -138,6 +138,8 @@ def test_a_rejection_that_was_made_up_for_is_told_no_more(failing):
     failing.run("luna", "release")
     failing.must("luna", "grow")
     assert failing.must("luna", "release") == "Luna-G002: promoted, tagged Luna-G002\n"
+    failing.must("git", "switch", "-q", "-c", "older", "Luna-G001")
+    assert failing.must("luna", "release") == "Luna-G001: promoted, tagged Luna-G001\n"
 
 
 def test_a_rejected_first_generation_leaves_no_trace_in_the_tree(repo):
