@@ -13,7 +13,7 @@ from luna.errors import LunaError
 from luna.generations.dvc import changed_stages, check_out, is_whole, mend_lock_table, push_data
 from luna.generations.git import commit_of, file_at, git, git_or_none, move_refs, tags
 from luna.generations.guards import check_ancestor, check_repository
-from luna.generations.opening import failed_tries, following, next_failure
+from luna.generations.opening import failed_tries, following, generation_at, next_failure
 from luna.generations.snapshot import annotated_tag, restore, restore_file, settle_index, snapshot
 from luna.generations.tree import LOCK, unsaved_inputs
 from luna.promote.run import PROMOTED
@@ -79,13 +79,22 @@ def _finished(root: Path, params: Params) -> Json:
     stale = changed_stages(root)
     if stale:
         raise NotReleasable(f"{', '.join(stale)}: not up to date; run `dvc repro`")
-    unsaved = unsaved_inputs(root)
-    if unsaved:
-        raise NotReleasable(f"{', '.join(unsaved)}: the run depends on it and git does not have it; commit it first")
+    refuse_unsaved(root)
     generation: Json = json.loads((root / "generation.json").read_text(encoding="utf-8"))
     if generation["generation"] != params.generation or generation["parent"] != params.parent:
         raise NotReleasable("generation.json: is of another generation than params.yaml; run `dvc repro`")
     return generation
+
+
+def refuse_unsaved(root: Path) -> None:
+    """Refuse a tree with changed files that the last run depended on: asked before a run too, which may take hours.
+
+    Raises:
+        NotReleasable: names them.
+    """
+    unsaved = unsaved_inputs(root) if (root / LOCK).is_file() else []
+    if unsaved:
+        raise NotReleasable(f"{', '.join(unsaved)}: the run depends on it and git does not have it; commit it first")
 
 
 def _commit_and_tag(root: Path, name: str, generation: Json) -> None:
@@ -106,6 +115,7 @@ def _message(name: str, generation: Json) -> str:
 
 def _released_before(root: Path, name: str, *, push: bool) -> Outcome:
     """What remains once the tag stands: the index, and the way to remote and origin."""
+    generation_at(root, name)
     if commit_of(root, name) == git(root, "rev-parse", "HEAD"):
         settle_index(root)
     if push:
