@@ -14,9 +14,10 @@ def main(
     source: Path = Path("data/raw.jsonl"),
     output: Path = Path("data/enhanced.jsonl"),
     dialogues: Path = Path("data/dialogues.jsonl"),
+    failed: Path = Path("data/enhanced_failed.jsonl"),
     metrics: Path = Path("metrics/enhance.json"),
 ) -> None:
-    """Write the enhanced records, the dialogues behind them and the metrics."""
+    """Write the enhanced records, the dialogues behind them, the records that failed, and the metrics."""
     with running("enhance", torch=True) as settings:
         from luna.enhance.dialogues import write_dialogues
         from luna.enhance.run import enhance
@@ -26,6 +27,7 @@ def main(
         enhanced = enhance(settings, read_records(source), ROOT)
         write_records(output, enhanced.records)
         write_dialogues(dialogues, enhanced.dialogues)
+        write_records(failed, enhanced.failed)
         write_json(metrics, enhanced.metrics)
 
 
