@@ -1,5 +1,6 @@
-"""A chat server on loopback that fails on demand, and clients of it that are processes of their own."""
+"""A chat server on loopback that fails on demand, and processes that ask it."""
 
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 import pytest
 
 from luna.llm import admission
+from luna.llm.transport import load_litellm
 from luna.settings import Endpoint
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from fault_server import FaultServer
+HERE = Path(__file__).parent
+sys.path += [str(HERE), str(HERE.parents[1] / "benchmarks")]  # processes of the tests get this path too
+from fault_server import FaultServer  # noqa: E402
 
 
 class ChatServer(FaultServer):
@@ -32,3 +35,12 @@ def chat_server() -> Iterator[ChatServer]:
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "FIRST_PAUSE", 0.02)
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """A maker of processes that have LiteLLM imported already, and so begin to ask at once."""
+    load_litellm()  # sets what keeps its import off the network, for the processes too
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["litellm", "luna.llm.client"])
+    return context

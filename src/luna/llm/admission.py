@@ -98,11 +98,11 @@ class Admission:
         self._in_a_row = 0
         self._count(slot, pushed_back=False)
 
-    def pushed_back(self, slot: Slot, pause: float) -> None:
-        """The server has too much to do. If it says so to everybody, everybody waits for `pause` seconds."""
+    def pushed_back(self, slot: Slot, asked: float | None) -> None:
+        """The server has too much to do. If it asks everybody for a pause, everybody waits for it."""
         self._in_a_row += 1
-        if self._in_a_row >= IN_A_ROW:
-            self._paused_until = max(self._paused_until, time.monotonic() + pause)
+        if asked is not None and self._in_a_row >= IN_A_ROW:
+            self._paused_until = max(self._paused_until, time.monotonic() + min(asked, LONGEST_RETRY_AFTER))
         self._count(slot, pushed_back=True)
 
     def _count(self, slot: Slot, *, pushed_back: bool) -> None:

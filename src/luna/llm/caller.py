@@ -35,8 +35,19 @@ class Caller:
         self._at_work: dict[str, asyncio.Future[Reply | Failure]] = {}
         self._counted: set[str] = set()
 
+    def recall(self, request: Request) -> Reply | None:
+        """The reply that the journal has."""
+        if self.journal is None:
+            return None
+        key = key_of(self.endpoint, request)
+        kept = self.journal.get(key)
+        if kept is not None:
+            self.usage.journalled += 1
+            self._count(kept, key)
+        return kept
+
     async def answer(self, request: Request) -> Reply | Failure:
-        """From the journal, from the same request already at work, or from the model.
+        """From the model, or from an equal request that is at work or was so a moment ago.
 
         Raises:
             Stop: the endpoint refuses everybody, a cap is reached, or `stopped` is set.
@@ -46,9 +57,7 @@ class Caller:
         key = key_of(self.endpoint, request)
         if key in self._at_work:
             return self._count(await asyncio.shield(self._at_work[key]), key)
-        kept = self.journal.get(key)
-        self.usage.journalled += kept is not None
-        return self._count(kept or await self._call_for_all(request, key), key)
+        return self._count(self.journal.get(key) or await self._call_for_all(request, key), key)
 
     def _count(self, answer: Reply | Failure, key: str | None) -> Reply | Failure:
         """Count a reply once, however many equal requests it serves."""
@@ -79,7 +88,7 @@ class Caller:
             if attempt:
                 self.usage.retries += 1
                 await asyncio.sleep(pause_before(attempt, setback.pause))
-            outcome = await self._try(request, key, attempt)
+            outcome = await self._try(request, key)
             if isinstance(outcome, Reply):
                 return outcome
             if isinstance(outcome, Refusal):
@@ -96,7 +105,7 @@ class Caller:
             raise Stop(refusal.reason, mend)
         return Failure(refusal.reason, mend)
 
-    async def _try(self, request: Request, key: str, attempt: int) -> Reply | Setback | Refusal:
+    async def _try(self, request: Request, key: str) -> Reply | Setback | Refusal:
         """One try, in a slot of its own and within the budget; a reply is kept before anybody reads it."""
         slot = await self._admission.enter(request.tokens + self.endpoint.max_tokens)
         try:
@@ -107,7 +116,7 @@ class Caller:
                 return self.budget.keep(held, key, outcome)
             self.budget.write_off(held, outcome)
             if isinstance(outcome, Setback) and outcome.pushback:
-                self._admission.pushed_back(slot, pause_before(attempt + 1, outcome.pause))
+                self._admission.pushed_back(slot, outcome.pause)
             return outcome
         finally:
             self._admission.leave()

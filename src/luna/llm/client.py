@@ -102,7 +102,12 @@ class Client:
 
         self._asked += len(requests)
         async with self._alone():
-            await self._in_turn(one, len(requests), room)
+            for place, request in enumerate(requests):
+                kept = self._caller.recall(request)
+                if kept is not None:
+                    answers[place] = kept
+                    on_done(1)
+            await self._in_turn(one, [place for place in range(len(requests)) if place not in answers], room)
         failures = [answer for answer in answers.values() if isinstance(answer, Failure)]
         stop = self._caller.stopped or (self._too_many_failures(failures[0]) if failures else None)
         if stop is not None:
@@ -143,12 +148,12 @@ class Client:
             yield
 
     async def _in_turn(
-        self, one: Callable[[int], Coroutine[Any, Any, None]], count: int, room: asyncio.Semaphore
+        self, one: Callable[[int], Coroutine[Any, Any, None]], places: Sequence[int], room: asyncio.Semaphore
     ) -> None:
         """Start the requests in order, a limited number at a time, and wait for all."""
         try:
             async with asyncio.TaskGroup() as group:
-                for place in range(count):
+                for place in places:
                     await room.acquire()
                     if self._caller.stopped is not None:
                         break

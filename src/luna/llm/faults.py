@@ -12,9 +12,9 @@ SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET")
 _PASSING = {408, 409, 425, 429}  # the 4xx that pass by themselves
 _PUSHBACK = {408, 429, 503, 529}  # the server has too much to do
 _FOR_EVERYBODY = {401, 403, 404}  # no other request would fare better
-# Errors, by a class they descend from, before or instead of which the server did no work that it could bill.
-# (httpx.ConnectError is not among them: LiteLLM calls a connection so that broke while it waited for the reply.)
-_NOT_BILLED = {"HTTPStatusError", "APIStatusError", "ClientConnectorError", "ConnectionRefusedError", "ConnectTimeout"}
+# Causes of an error, by name, that say that the server did no work it could bill: it said no, or was never reached.
+# (httpx.ConnectError is none of them: LiteLLM also calls a connection so that broke while it waited for the reply.)
+_NOT_BILLED = {"HTTPStatusError", "ConnectTimeout", "ClientConnectorError", "ClientConnectorDNSError", "gaierror"}
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def read_error(error: Exception) -> Setback | Refusal:
 
 
 def _never_billed(error: BaseException) -> bool:
-    names = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
-    return bool(names & _NOT_BILLED)
+    return any(type(cause).__name__ in _NOT_BILLED for cause in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
