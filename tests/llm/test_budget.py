@@ -1,5 +1,7 @@
 """Caps that hold: over many calls at once, over restarts, over calls whose reply was lost."""
 
+from pathlib import Path
+
 import pytest
 from asking import requests as _requests
 
@@ -7,7 +9,9 @@ from luna.errors import TeacherError
 from luna.llm.budget import rate_of
 from luna.llm.client import Client
 from luna.llm.journal import Journal, journal_file
-from luna.settings import Endpoint
+from luna.settings import Endpoint, load_preset
+
+PRESETS = sorted((Path(__file__).parents[2] / "presets").glob("*.yaml"))
 
 # A reply of the test server has 3 + 2 tokens; a call is reserved with 8 + 3 + max_tokens.
 PRICE = {"prompt": 1000.0, "completion": 1000.0}  # 5,000 USD a million calls: 0.005 USD each
@@ -94,6 +98,16 @@ def test_known_prices_come_from_litellm(monkeypatch):
     rate = rate_of(Endpoint(model="openai/gpt-4o-mini"), "teacher")
     assert rate is not None
     assert rate.of(1_000_000, 1_000_000) == 750_000_000
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_the_prices_of_every_preset_are_known(path):
+    preset = load_preset(path)
+    judge = [] if preset.judge == "exact" else [preset.judge]
+    for endpoint in [preset.teacher, *judge]:
+        free = endpoint.model.startswith("luna-tutor/")
+        assert free or endpoint.max_usd is not None
+        assert rate_of(endpoint, "teacher", embedded=free) is not None
 
 
 def test_sums_of_cost_do_not_depend_on_the_order_of_replies(chat_server, tmp_path):
