@@ -22,12 +22,14 @@ def main(
         from luna.enhance.dialogues import write_dialogues
         from luna.enhance.run import enhance
         from luna.outputs import write_json
+        from luna.progress import say
         from luna.records import read_records, write_records
 
         enhanced = enhance(settings, read_records(source), ROOT)
         write_records(output, enhanced.records)
         write_dialogues(dialogues, enhanced.dialogues)
-        write_records(failed, enhanced.failed)
+        if write_records(failed, enhanced.failed):
+            say(f"enhance  not finished: see {failed}; `dvc repro -f -s enhance` asks again, and only for those")
         write_json(metrics, enhanced.metrics)
 
 

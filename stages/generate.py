@@ -32,7 +32,8 @@ def main(
             generated = generate(settings, weights, client, advance)
         say(f"generate  {client.report()}")
         write_records(output, generated.records)
-        write_lines(failed, generated.failed)
+        if write_lines(failed, generated.failed):
+            say(f"generate  without reply: see {failed}; `dvc repro -f -s generate` asks again, and only for those")
         write_json(metrics, generated.stats)
 
 
