@@ -7,26 +7,33 @@ from pathlib import Path
 
 import typer
 
-from luna.stage import running
+from luna.stage import ROOT, running
 
 
 def main(
     frontier: Path = Path("metrics/frontier.json"),
     output: Path = Path("data/raw.jsonl"),
+    failed: Path = Path("data/raw_failed.jsonl"),
     metrics: Path = Path("metrics/generate.json"),
 ) -> None:
-    """Write the invented records and what they cost."""
+    """Write the invented records, the prompts that got no reply, and what it cost."""
     with running("generate") as settings:
         from luna.generate.run import generate
         from luna.llm.client import Client
+        from luna.llm.journal import Journal, journal_file
         from luna.outputs import read_json, write_json
-        from luna.progress import bar
-        from luna.records import write_records
+        from luna.progress import bar, say
+        from luna.records import write_lines, write_records
 
         weights = read_json(frontier)["weights"]
+        journal = Journal(journal_file(ROOT))
+        client = Client(settings.preset.teacher, "teacher", journal, settings.params.generation)
         with bar("generate", settings.params.generate.num_examples) as advance:
-            generated = generate(settings, weights, Client(settings.preset.teacher, "teacher"), advance)
+            generated = generate(settings, weights, client, advance)
+        say(f"generate  {client.report()}")
         write_records(output, generated.records)
+        if write_lines(failed, generated.failed):
+            say(f"generate  without reply: see {failed}; `dvc repro -f -s generate` asks again, and only for those")
         write_json(metrics, generated.stats)
 
 

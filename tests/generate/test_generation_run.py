@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from luna.errors import TeacherError
 from luna.generate import run
 from luna.generate.run import generate
 from luna.llm.client import Client
+from luna.llm.journal import Journal
 from luna.settings import Endpoint, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +130,11 @@ def test_your_own_templates_are_used(tmp_path):
 
 @pytest.fixture
 def clumsy_teacher():
-    """Answers the first three prompts well; the others with a refusal, then cut off, then in need of mending."""
+    """Answers the first three prompts well; the others with a refusal, then cut off, then in need of mending.
+
+    What its `refused` names is answered with 400, however often it is asked.
+    """
+    refused = set()
     asked = Counter()
     good = '{"question": "Q%s", "thinking": "t", "answer": 1}'
     clumsy = [
@@ -142,6 +148,10 @@ def clumsy_teacher():
             request = json.loads(self.rfile.read(int(self.headers["content-length"])))
             prompt = request["messages"][-1]["content"]
             place = list(asked).index(prompt) if prompt in asked else len(asked)
+            if place in refused:
+                asked[prompt] += 1
+                self.send_error(400)
+                return
             body = (good if place < 3 else clumsy[asked[prompt]]).replace("%s", str(place))
             asked[prompt] += 1
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": body}}
@@ -167,13 +177,14 @@ def clumsy_teacher():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     port = server.server_address[1]
-    yield Endpoint(model="hosted_vllm/m", api_base=f"http://127.0.0.1:{port}/v1", concurrency=1)
+    endpoint = Endpoint(model="hosted_vllm/m", api_base=f"http://127.0.0.1:{port}/v1", concurrency=1)
+    yield SimpleNamespace(endpoint=endpoint, asked=asked, refused=refused)
     server.shutdown()
     server.server_close()
 
 
 def test_unusable_replies_are_counted_by_reason_and_asked_again(clumsy_teacher):
-    settings = _settings(6, subject="code", teacher=clumsy_teacher)
+    settings = _settings(6, subject="code", teacher=clumsy_teacher.endpoint)
     generated = _generate(settings)
     assert {record.question for record in generated.records} == {f"Q{place}" for place in range(6)}
     assert generated.stats["dropped"] == {"JSON breaks off": 3, "no JSON": 3}
@@ -182,3 +193,39 @@ def test_unusable_replies_are_counted_by_reason_and_asked_again(clumsy_teacher):
     assert sum(counts["unusable"] for counts in generated.stats["by_approach"].values()) == 6
     assert Counter(record.metadata["confidence"] for record in generated.records) == {1.0: 3, 0.5: 3}
     assert {record.metadata["teacher"] for record in generated.records} == {"hosted_vllm/m"}
+
+
+def test_a_prompt_that_is_refused_is_told_and_the_others_become_examples(clumsy_teacher):
+    clumsy_teacher.refused |= {1, 4}
+    generated = _generate(_settings(6, subject="code", teacher=clumsy_teacher.endpoint))
+    assert {record.question for record in generated.records} == {"Q0", "Q2", "Q3", "Q5"}
+    assert (generated.stats["examples"], generated.stats["failed"]) == (4, 2)
+    prompts = list(clumsy_teacher.asked)
+    assert [(row["prompt"], row["id"]) for row in generated.failed] == [
+        (prompts[1], "G001-000001"),
+        (prompts[4], "G001-000004"),
+    ]
+    assert all(row["reason"].startswith("HTTP 400") for row in generated.failed)
+    assert [clumsy_teacher.asked[prompts[place]] for place in (1, 4)] == [1, 1], "asked once, and not in later rounds"
+
+
+def test_too_many_refused_prompts_end_the_stage(clumsy_teacher):
+    clumsy_teacher.refused |= {1, 2}
+    strict = clumsy_teacher.endpoint.model_copy(update={"max_failed": 0.25})
+    with pytest.raises(
+        TeacherError, match=r"2 of 6 requests failed for good, one of them: HTTP 400.*teacher\.max_failed"
+    ):
+        _generate(_settings(6, subject="code", teacher=strict))
+
+
+def test_a_second_run_and_a_changed_parser_ask_the_teacher_nothing(clumsy_teacher, tmp_path, monkeypatch):
+    settings = _settings(6, subject="code", teacher=clumsy_teacher.endpoint)
+
+    def once():
+        return generate(settings, None, Client(settings.preset.teacher, "teacher", Journal(tmp_path / "j"), "G1"))
+
+    first, paid = once(), clumsy_teacher.asked.total()
+    assert once() == first
+    monkeypatch.setattr(run, "REPAIRED_CONFIDENCE", 0.9)
+    assert {record.metadata["confidence"] for record in once().records} == {0.9, 1.0}
+    assert clumsy_teacher.asked.total() == paid
