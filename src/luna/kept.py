@@ -1,4 +1,4 @@
-"""Where a tree keeps what outlives a run and no stage hands on: paid replies, checkpoints, states of teachers."""
+"""Where a tree keeps what outlives a run and no stage hands on: paid replies, states of teachers."""
 
 from pathlib import Path
 

@@ -18,10 +18,11 @@ from typing import IO
 
 from luna.alone import alone
 from luna.errors import LunaError
+from luna.kept import kept_folder
 from luna.llm.calls import Reply, Request
 from luna.settings import Endpoint
 
-FILE = Path(".luna") / "calls.sqlite"
+FILE = "calls.sqlite"
 VERSION = 1  # of the schema
 BUSY = 60.0  # seconds to wait for another process's commit
 POLL = 0.05  # seconds between looks at the lock of an endpoint
@@ -42,13 +43,8 @@ class JournalError(LunaError):
 
 
 def journal_file(root: Path) -> Path:
-    """Where a tree's journal is: work trees that DVC or Luna make for a while share that of the repo around them."""
-    here = root.resolve()
-    for folder in reversed(here.parents):
-        inside = here.relative_to(folder).parts[0] in (".dvc", ".luna")
-        if inside and (folder / "dvc.yaml").is_file():
-            return folder / FILE
-    return root / FILE
+    """Where a tree's journal is."""
+    return kept_folder(root) / FILE
 
 
 def key_of(endpoint: Endpoint, request: Request) -> str:
