@@ -5,7 +5,8 @@ A generator class for each approach; the same arguments give the same prompts:
     from luna.generate import SelfInstructGenerator, generate_enhanced_system_prompt, load_subject
 
     prompts = SelfInstructGenerator(load_subject("code"), seed=1).generate_meta_prompts(100)
-    messages = [{"role": "system", "content": generate_enhanced_system_prompt()}, {"role": "user", "content": prompts[0].text}]
+    rules, wish = generate_enhanced_system_prompt(), prompts[0].text
+    messages = [{"role": "system", "content": rules}, {"role": "user", "content": wish}]
 """
 
 from luna.generate.chain_of_thought import ChainOfThoughtGenerator

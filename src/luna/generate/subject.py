@@ -147,13 +147,12 @@ class Subject(_Part):
 
     def check_focus(self, focus: Mapping[str, float]) -> None:
         """Raise BadSettings if `focus` names neither a category nor an area."""
-        known = [*self.self_instruct.categories, *self.curriculum.areas]
-        unknown = sorted(set(focus) - {part.name for part in known})
+        known = [category.name for category in self.self_instruct.categories]
+        known += [area.name for area in self.curriculum.areas]
+        unknown = sorted(set(focus) - set(known))
         if unknown:
-            names = ", ".join(dict.fromkeys(part.name for part in known))
-            raise BadSettings(
-                f"generate.focus: {self.name} has no category or area {unknown[0]!r}; choose from {names}"
-            )
+            names = ", ".join(dict.fromkeys(known))
+            raise BadSettings(f"generate.focus: {self.name} has no {unknown[0]!r}; choose from {names}")
 
     @property
     def known_fields(self) -> set[str]:
