@@ -28,6 +28,7 @@ def card(root: Annotated[Path, typer.Option(help="The root of the repo.")] = Pat
         typer.echo(write_card(generation, read_json(root / "metrics" / "eval.json")))
 
 
+GENERATED = Path("data/generated.jsonl")
 Root = Annotated[Path, typer.Option(help="The root of the repo.")]
 Push = Annotated[bool, typer.Option(help="Also push branch and tag to origin, both or none.")]
 
@@ -115,6 +116,50 @@ def show_manifest(
 
     with one_line_errors("luna manifest"):
         typer.echo(json.dumps(manifest_of(root, tag), indent=2))
+
+
+Provider = Annotated[str | None, typer.Option(help="Who serves the model, as LiteLLM calls it: openai, anthropic, ...")]
+Teacher = Annotated[str | None, typer.Option(help="The teacher's model; without it, that of the preset.")]
+ApiBase = Annotated[str | None, typer.Option(help="The address of your own server.")]
+SubjectName = Annotated[str | None, typer.Option(help="arithmetic, code, socratic or a .yaml file of yours.")]
+
+
+@app.command("generate")
+def generate_examples(
+    mode: Annotated[
+        str, typer.Option(help="self-instruct, curriculum, chain-of-thought, template, socratic or mixed.")
+    ] = "mixed",
+    num_examples: Annotated[int | None, typer.Option(min=1, help="How many; without it, as params.yaml says.")] = None,
+    provider: Provider = None,
+    model: Teacher = None,
+    api_base: ApiBase = None,
+    subject: SubjectName = None,
+    mix: Annotated[str | None, typer.Option(help="balanced or self-instruct-first.")] = None,
+    templates: Annotated[Path | None, typer.Option(help="A YAML file of your own templates and prompts.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed gives other prompts.")] = None,
+    out: Annotated[Path, typer.Option(help="Where to write; a card is written beside it.")] = GENERATED,
+    root: Root = Path(),
+) -> None:
+    """Let a teacher invent examples, outside of the pipeline; what is not said is taken from params.yaml."""
+    from luna.generate.command import generate_to
+    from luna.generate.options import with_options
+    from luna.settings import load_settings
+    from luna.stage import one_line_errors
+
+    with one_line_errors("luna generate"):
+        settings = with_options(
+            load_settings(root),
+            mode=mode,
+            num_examples=num_examples,
+            provider=provider,
+            model=model,
+            api_base=api_base,
+            subject=subject,
+            mix=mix,
+            templates=templates,
+            seed=seed,
+        )
+        typer.echo(generate_to(settings, root, out))
 
 
 def _tell(outcome: "Outcome") -> None:

@@ -112,6 +112,7 @@ class Subject(_Part):
     question_type: str
     skills: dict[str, str] = {}
     slots: dict[str, Words] = {}
+    near_duplicates: bool = True  # drop questions that are almost the same; False where a number makes the difference
     reply: ReplyFields
     system: SystemPrompt
     self_instruct: SelfInstruct
