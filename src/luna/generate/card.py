@@ -6,6 +6,7 @@ from typing import Any
 
 from luna.generate.mix import shares_of
 from luna.generate.run import COUNTED
+from luna.generate.subject import load_subject
 from luna.records import Record
 from luna.settings import Settings
 
@@ -17,9 +18,9 @@ size_categories: [{size}]
 ---
 # Generated examples of {generation}
 
-{count} examples of {subject}, invented and solved by {teacher}; no person wrote or checked them one by one. They are the
-raw material of the next stages, in which the model attempts every question and the judge accepts or rejects: train on
-`data/judged.jsonl`, not on this file."""
+{count} examples of {subject}, invented and solved by {teacher}; no person wrote or checked them one by one.
+They are the raw material of the next stages, in which the model attempts every question and the judge accepts or
+rejects: train on `data/judged.jsonl`, not on this file."""
 
 _FIELDS = """\
 ## What a record tells of itself
@@ -54,14 +55,11 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 def _how(settings: Settings) -> str:
     asked, teacher = settings.params.generate, settings.preset.teacher
     shares = ", ".join(f"{share:.0%} {approach}" for approach, share in shares_of(asked.mix).items())
-    near = (
-        "equal ones"
-        if asked.near_duplicates is None
-        else f"equal ones, and from a similarity of {asked.near_duplicates:g}"
-    )
+    like = asked.near_duplicates if load_subject(settings.preset.subject).near_duplicates else None
+    near = "" if like is None else f", those that share {like:.0%} of their word triples with another"
     return (
         f"## How they were made\n\nMix: {shares}. Seed {settings.params.seed}, temperature {teacher.temperature:g}. "
-        f"Dropped among questions: {near} where the subject allows it, and those that hold an eval question."
+        f"Questions that were dropped: equal ones{near}, and those that hold an eval question."
     )
 
 

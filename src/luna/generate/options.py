@@ -60,8 +60,6 @@ def _teacher(teacher: Endpoint, provider: str | None, model: str | None, api_bas
     if provider is None and model is None and api_base is None:
         return teacher
     if model is None:
-        raise BadSettings(
-            "--model: is missing; name the model of the provider, such as --provider openai --model gpt-4o-mini"
-        )
+        raise BadSettings("--model: is missing; name one, such as --provider openai --model gpt-4o-mini")
     name = model if provider is None or model.startswith(f"{provider}/") else f"{provider}/{model}"
     return teacher.model_copy(update={"model": name, "api_base": api_base})
