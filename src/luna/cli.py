@@ -29,6 +29,7 @@ def card(root: Annotated[Path, typer.Option(help="The root of the repo.")] = Pat
 
 
 GENERATED = Path("data/generated.jsonl")
+COMPARED = Path(".luna/approaches")
 Root = Annotated[Path, typer.Option(help="The root of the repo.")]
 Push = Annotated[bool, typer.Option(help="Also push branch and tag to origin, both or none.")]
 
@@ -160,6 +161,47 @@ def generate_examples(
             seed=seed,
         )
         typer.echo(generate_to(settings, root, out))
+
+
+@app.command("compare-approaches")
+def compare(
+    pilot: Annotated[
+        int | None,
+        typer.Option(min=2, help="Ask for so many examples of each approach; without it, compare this tree's."),
+    ] = None,
+    approach: Annotated[list[str] | None, typer.Option(help="Only these in the pilot; give it several times.")] = None,
+    provider: Provider = None,
+    model: Teacher = None,
+    api_base: ApiBase = None,
+    subject: SubjectName = None,
+    templates: Annotated[Path | None, typer.Option(help="A YAML file of your own templates and prompts.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="PROVIDER/MODEL; without it the preset's, or rules alone for another subject.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed gives other prompts.")] = None,
+    price_prompt: Annotated[float | None, typer.Option(min=0, help="USD for a million tokens of prompts.")] = None,
+    price_completion: Annotated[float | None, typer.Option(min=0, help="USD for a million tokens of replies.")] = None,
+    max_usd: Annotated[float | None, typer.Option(min=0, help="Refuse a pilot that may cost more.")] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="Another tree whose model is to be listed too.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the report.")] = COMPARED,
+    root: Root = Path(),
+) -> None:
+    """Compare the approaches of generation: diversity, yield, cost, what models trained on them can do."""
+    from luna.compare.report import render
+    from luna.compare.run import compare_approaches, pilot_of
+    from luna.generate.options import with_options
+    from luna.settings import load_settings
+    from luna.stage import one_line_errors
+
+    with one_line_errors("luna compare-approaches"):
+        own = load_settings(root)
+        settings = with_options(
+            own, provider=provider, model=model, api_base=api_base, subject=subject, templates=templates, seed=seed
+        )
+        asked = None if pilot is None else pilot_of(own, settings, pilot, approach, judge, max_usd)
+        report = compare_approaches(settings, root, out, (price_prompt, price_completion), asked, run or [])
+        typer.echo(render(report), nl=False)
+        typer.echo(f"\nwritten to {out}")
 
 
 def _tell(outcome: "Outcome") -> None:
