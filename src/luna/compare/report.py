@@ -8,6 +8,7 @@ from typing import Any
 from luna.compare.table import EXPECTED_USD, SIZES, WEAK_FOCUS
 from luna.generate.card import markdown_table
 from luna.outputs import write_csv, write_json, write_text
+from luna.settings import Approach
 
 Json = dict[str, Any]
 MARKDOWN, JSON, CSV, PLOT = "approaches.md", "approaches.json", "approaches.csv", "approaches.vl.json"
@@ -39,13 +40,15 @@ def render(report: Json) -> str:
 
 
 def _texts(rows: Sequence[Json]) -> str:
-    head = ["approach", "examples", "distinct-1", "distinct-2", "distinct-3", "self-similarity", "words of question", "thinking", "answer"]  # fmt: skip
+    diverse = ("distinct_1", "distinct_2", "distinct_3", "self_similarity")
+    spoken = ("question_words", "thinking_words", "answer_words")
+    head = [name.replace("_", "-") for name in ("approach", "examples", *diverse, *spoken)]
     cells = [
         [
             row["approach"],
             row["examples"],
-            *(f"{row[name]:.3f}" for name in ("distinct_1", "distinct_2", "distinct_3", "self_similarity")),
-            *(f"{row[name]:.0f}" for name in ("question_words", "thinking_words", "answer_words")),
+            *(f"{row[name]:.3f}" for name in diverse),
+            *(f"{row[name]:.0f}" for name in spoken),
         ]
         for row in rows
     ]
@@ -70,22 +73,23 @@ def _accepted(row: Json) -> str:
 
 
 def _costs(rows: Sequence[Json], mixes: Mapping[str, Json | None]) -> str:
-    head = ["approach", "tokens of an example", "USD an example", "USD an accepted one", *(f"USD for {size:,}" for size in SIZES)]  # fmt: skip
+    totals = [f"USD for {size:,}" for size in SIZES]
+    head = ["approach", "tokens of an example", "USD an example", "USD an accepted one", *totals]
     cells = [
         [
             row["approach"],
             f"{row['prompt_tokens_per_example']:.0f} + {row['completion_tokens_per_example']:.0f}",
             _usd(row["usd_per_example"]),
             _usd(row["usd_per_accepted"]),
-            *(_usd(row["usd_for"] and row["usd_for"][str(size)]) for size in SIZES),
+            *(_usd(row["usd_for"][str(size)] if row["usd_for"] else None) for size in SIZES),
         ]
         for row in rows
     ]
     mixed = [
-        [name, _usd(cost and cost["per_example"]), *(_usd(cost and cost[str(size)]) for size in SIZES)]
+        [name, *(_usd(cost[key] if cost else None) for key in ("per_example", *map(str, SIZES)))]
         for name, cost in mixes.items()
     ]
-    table = markdown_table(["mix", "USD an example", *(f"USD for {size:,}" for size in SIZES)], mixed)
+    table = markdown_table(["mix", "USD an example", *totals], mixed)
     note = "The teacher's calls, lost ones included; what student and judge cost later is not in it."
     return f"## Cost\n\n{markdown_table(head, cells)}\n\n{table}\n\n{note} {_expectation(rows)}"
 
@@ -94,7 +98,8 @@ def _expectation(rows: Sequence[Json]) -> str:
     """The belief that was to be tested, and what became of it."""
     usd = {row["approach"]: row["usd_per_example"] for row in rows}
     old, new = ((name, EXPECTED_USD[name], usd.get(name)) for name in ("template", "self-instruct"))
-    expected = f"Expected were {old[1]:.2f} USD for {old[0]} and {new[1]:.2f} for {new[0]}, {new[1] / old[1]:.1f} times as much; "
+    times = new[1] / old[1]
+    expected = f"Expected were {old[1]:.2f} USD for {old[0]} and {new[1]:.2f} for {new[0]}, {times:.1f} times as much; "
     if not old[2] or not new[2]:
         return expected + "that cannot be told here."
     return expected + f"here it is {new[2] / old[2]:.2f} times as much."
@@ -106,7 +111,8 @@ def _usd(value: float | None) -> str:
 
 def _models(trained: Sequence[Json]) -> str:
     if not trained:
-        return f"## Models trained on them\n\n{UNKNOWN}: grow a generation from one approach (`-S 'generate.mix={{...}}'`)."
+        how = "grow a generation from one approach alone (generate.mix in params.yaml)"
+        return f"## Models trained on them\n\n{UNKNOWN}: {how}."
     cells = [[one["model"], one["mix"], f"{one['recall']:.3f}", f"{one['generalize']:.3f}"] for one in trained]
     return f"## Models trained on them\n\n{markdown_table(['model', 'mix', 'recall', 'generalize'], cells)}"
 
@@ -157,6 +163,6 @@ def vega_lite(flat: Sequence[Json]) -> Json:
     }
 
 
-def as_line(value: Mapping[str, float] | str) -> str:
+def as_line(value: str | Mapping[Approach, float]) -> str:
     """A mix in a few words."""
-    return value if isinstance(value, str) else json.dumps(value).strip("{}").replace('"', "")
+    return value if isinstance(value, str) else json.dumps(dict(value)).strip("{}").replace('"', "")

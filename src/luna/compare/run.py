@@ -112,7 +112,7 @@ def _ask(settings: Settings, root: Path, pilot: Pilot, price: Price | None) -> l
             "its price is not known; give --price-prompt and --price-completion" if most is None else "ask for fewer"
         )
         raise BadSettings(f"--max-usd: {pilot.max_usd:g} may not be enough for {calls} calls; {known}")
-    judge = make_judge(pilot.judge) if pilot.judge is not None else None  # type: ignore[arg-type]
+    judge = make_judge(pilot.judge) if pilot.judge is not None else None
     laws = load_laws(root / settings.params.laws)
     with bar("pilot", calls) as advance:
         return from_pilot(

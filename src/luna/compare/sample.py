@@ -25,9 +25,9 @@ APPROACHES: tuple[Approach, ...] = get_args(Approach)
 class Sample:
     """The examples of one approach.
 
-    `counts` are those of `luna.generate.run.COUNTED`, over all calls, the lost ones too. `accepted` of `judged` examples
-    passed the judge; None: nobody has judged them. `mastered` says of each example with a category or an area whether it
-    went well: the student got it right in the end, or, in a pilot, the judge accepted the teacher's solution.
+    `counts` are those of `luna.generate.run.COUNTED`, over all calls, the lost ones too. `accepted` of `judged`
+    examples passed the judge; None: nobody has judged them. `mastered` says of each example whether it went well: the
+    student got it right in the end, or, in a pilot, the judge accepted the teacher's solution.
     """
 
     approach: Approach
