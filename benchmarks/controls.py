@@ -207,24 +207,25 @@ def _distil(
     from dataclasses import replace
 
     from luna.distill.loss import Blend
+    from luna.distill.teachers import load_teachers
     from luna.distill.trainer import DistillTrainer
-    from luna.lm.load import load_model
     from luna.train_sft.run import start_student
 
-    model = settings.preset.model
     loaded = start_student(settings, start)
     blend = Blend.from_params(settings.params)
     if alpha is not None and beta is not None:
         blend = replace(blend, alpha=alpha, beta=beta)
+    examples = _examples(settings, loaded)
+    teachers = load_teachers(settings, loaded, (primary, critic), examples, Path())
     seen = _train(
         settings,
         loaded,
-        _examples(settings, loaded),
+        examples,
         training,
         settings.params.seed + 1,
         DistillTrainer,
-        primary=load_model(primary, model, trainable=False).model,
-        critic=load_model(critic, model, trainable=False).model,
+        primary=teachers[0],
+        critic=teachers[1],
         blend=blend,
         taboo_ids=None,
     )

@@ -7,6 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's client is imported: no te
 import json
 import random
 import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +30,20 @@ hypothesis.settings.load_profile("luna")
 
 REPO = Path(__file__).parents[1]
 QUICK = {"epochs": None, "max_steps": 3, "batch_size": 4, "gradient_accumulation": 1, "save_steps": None}
+
+
+@pytest.fixture(scope="session")
+def copy_of_luna() -> Callable[[Path], None]:
+    """Writes this tree as it stands, uncommitted changes included, into a folder that becomes a repository."""
+    listed = ["git", "-C", str(REPO), "ls-files", "-z", "-co", "--exclude-standard"]
+
+    def copy(root: Path) -> None:
+        for name in subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0"):
+            if (REPO / name).is_file():  # deleted files are still listed
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(REPO / name, root / name)
+
+    return copy
 
 
 @pytest.fixture(scope="session")

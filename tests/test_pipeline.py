@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,10 @@ def _set_params(root: Path, changes: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh repo with this tree as it stands, uncommitted changes included, and params cut down to seconds."""
+def clone(tmp_path_factory: pytest.TempPathFactory, copy_of_luna: Callable[[Path], None]) -> Path:
+    """A fresh repo with params cut down to seconds."""
     root = tmp_path_factory.mktemp("pipeline") / "luna"
-    for name in _must(REPO, "git", "ls-files", "-z", "-co", "--exclude-standard").split("\0"):
-        if (REPO / name).is_file():  # deleted files are still listed
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPO / name, root / name)
+    copy_of_luna(root)
     _set_params(root, SMALL)
     _must(root, "git", "init", "-q", "-b", "main")
     for key, value in (("user.name", "Luna"), ("user.email", "luna@localhost")):
@@ -343,7 +341,7 @@ def test_weights_in_no_cache_and_no_remote_are_one_line(released: Path) -> None:
     shutil.rmtree(released / ".dvc" / "cache")
     line = _refusal_of_teachers(released)
     assert "in no cache and no remote" in line
-    assert line.endswith("run `dvc fetch -T`")
+    assert line.endswith("run `dvc fetch -T`, or `luna rebuild Luna-G001` if they are lost")
 
 
 def _refusal_of_teachers(root: Path) -> str:

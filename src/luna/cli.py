@@ -37,20 +37,22 @@ Push = Annotated[bool, typer.Option(help="Also push branch and tag to origin, bo
 @app.command("next")
 def open_generation(root: Root = Path()) -> None:
     """Open the next generation: name it and its teachers in params.yaml."""
+    from luna.generations.guards import one_at_a_time
     from luna.generations.opening import open_next
     from luna.stage import one_line_errors
 
-    with one_line_errors("luna next"):
+    with one_line_errors("luna next"), one_at_a_time(root):
         typer.echo(f"{open_next(root)} is open; run `dvc repro`, then `luna release`")
 
 
 @app.command()
 def release(root: Root = Path(), push: Push = False) -> None:
     """Commit and tag a promoted generation, archive a rejected one."""
+    from luna.generations.guards import one_at_a_time
     from luna.generations.release import release as release_generation
     from luna.stage import one_line_errors
 
-    with one_line_errors("luna release"):
+    with one_line_errors("luna release"), one_at_a_time(root):
         outcome = release_generation(root, push=push)
         _tell(outcome)
     if not outcome.promoted:

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from luna.errors import LunaError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write a file or folder to; it takes `path`'s place only when the block ends well."""
+    """A path beside `path` to write a file or folder to; it takes `path`'s place only when the block ends well.
+
+    What processes that were killed left beside it is cleared first; a folder that one had moved aside comes back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_left_behind(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.new")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    _remove(aside)
     try:
         yield aside
         aside.stat()  # a block that wrote nothing must not cost the old folder its place
@@ -34,6 +38,29 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         _remove(aside)
         _remove(old)
+
+
+def _clear_left_behind(path: Path) -> None:
+    prefix = f".{path.name}."
+    for left in sorted(path.parent.glob(f"{escape(prefix)}*")):
+        pid, _, kind = left.name.removeprefix(prefix).partition(".")
+        if kind not in ("new", "old") or not pid.isdecimal() or _is_running(int(pid)):
+            continue
+        if kind == "old" and not path.exists():
+            left.rename(path)
+        else:
+            _remove(left)
+
+
+def _is_running(pid: int) -> bool:
+    """True for a process of that number, this one apart: what bears its number is an earlier namesake's."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's process
+        return True
+    return pid != os.getpid()
 
 
 def _flush(path: Path) -> None:

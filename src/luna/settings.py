@@ -56,6 +56,7 @@ class Distillation(_Section):
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
     max_steps: Count | None = None  # None: as the preset says
     learning_rate: Positive | None = None  # None: as the preset says
+    teacher_cache_gb: Annotated[float, Field(ge=0.0)] = 10.0  # disk for what teachers said; 0: nothing is kept
     taboo: Taboo = Taboo()
 
 
@@ -279,16 +280,32 @@ class Student(_Section):
     retry_view: Literal["transcript", "right_lines"] = "transcript"
 
 
+class Price(_Section):
+    """What a model costs, in USD per million tokens."""
+
+    prompt: Annotated[float, Field(ge=0.0)]
+    completion: Annotated[float, Field(ge=0.0)]
+
+
 class Endpoint(_Section):
-    """A model reached through LiteLLM. Keys come from the environment alone."""
+    """A model reached through LiteLLM. Keys come from the environment alone.
+
+    The caps count what a role (teacher, judge) has used in one generation: all stages, restarts and experiments of it.
+    """
 
     model: str
     api_base: str | None = None
     temperature: Annotated[float, Field(ge=0.0)] = 0.7
     max_tokens: Count = 2048
-    concurrency: Count = 16
+    concurrency: Count = 16  # calls at once at most; fewer while the server pushes back
     timeout: Positive = 120.0
     max_retries: Annotated[int, Field(ge=0)] = 6
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    price: Price | Literal["free"] | None = None  # None: as LiteLLM knows it
+    max_usd: Positive | None = None
+    max_tokens_total: Count | None = None
+    max_failed: Share = 1.0  # a stage ends when more than this share of its calls, or every one, has failed for good
 
 
 class Lessons(_Section):

@@ -104,7 +104,9 @@ def token_by_definition(student, z1, z2, label, gold, blend, taboo):
         kd = blend.temperature**2 * kinds[blend.kl]
     else:
         kd = blend.gold_weight * ce if gold else 0.0
-    if blend.residual == "skip":
+    if blend.gamma == 0:
+        rest = 0.0
+    elif blend.residual == "skip":
         rest = kl_of(p1, ps) if js < blend.js_threshold else 0.0
     elif blend.residual == "agreement":
         rest = (1 - js) * kl_of(p1, ps)

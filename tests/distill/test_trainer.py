@@ -1,5 +1,6 @@
 """The distillation trainer and stage on tiny models: loss, shares, frozen teachers, full weights and adapters."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -9,18 +10,21 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from transformers import TrainerCallback
 
 from luna.distill.loss import Blend
 from luna.distill.run import distill
+from luna.distill.teachers import Teacher
 from luna.distill.trainer import SHARES, DistillTrainer
 from luna.errors import BadRecord, BadSettings
 from luna.lm.chat import IGNORE, Example
-from luna.lm.load import LoadedModel, load_model, save_model
+from luna.lm.load import LoadedModel, add_adapter, load_model, save_model
 from luna.lm.reproducible import set_reproducible
 from luna.records import Record
 from luna.settings import Lora, Replay, Settings, Training, load_settings
 from luna.train_sft.examples import gather_examples
 from luna.train_sft.run import fine_tune
+from luna.training.final_states import StatesReader
 from luna.training.lessons import encode_lessons
 from luna.training.trainer import StepLog, TokenTrainer, make_trainer
 
@@ -76,7 +80,9 @@ def _trainer(
     quick = {"learning_rate": 1e-3, "max_steps": 2, "batch_size": 4, "gradient_accumulation": 1, "warmup_ratio": 0.0}
     extra: dict[str, Any] = {}
     if teachers is not None:
-        extra = {"primary": teachers[0], "critic": teachers[1], "blend": blend, "taboo_ids": None}
+        primary, critic = (Teacher(StatesReader(model)) for model in teachers)
+        critic = primary if teachers[0] is teachers[1] else critic
+        extra = {"primary": primary, "critic": critic, "blend": blend, "taboo_ids": None}
     return make_trainer(
         TokenTrainer if teachers is None else DistillTrainer,
         student.model,
@@ -158,6 +164,48 @@ def test_teachers_are_neither_changed_nor_given_gradients(
         assert _equal(teacher, weights)
         assert all(parameter.grad is None for parameter in teacher.parameters())
         assert not teacher.training
+
+
+@pytest.mark.parametrize("without_head", ["student", "primary"])
+@pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)], ids=["full weights", "lora"])
+def test_hidden_states_and_logits_teach_the_same(
+    tmp_path: Path,
+    load: Callable[..., LoadedModel],
+    examples: list[Example],
+    tiny_settings: Make,
+    lora: Lora | None,
+    without_head: str,
+) -> None:
+    """One model without a head that can be reached sends all three the way of logits."""
+    seen = []
+    for headless in (False, True):
+        student, teachers = load(), (load(other=True, frozen=True).model, load(frozen=True).model)
+        model = student.model if lora is None else add_adapter(student, lora)
+        student = dataclasses.replace(student, model=model)
+        blend = _blend(tiny_settings(), gamma=0.5, js_threshold=0.128, confidence_threshold=0.028)
+        trainer, log = _trainer(
+            student, examples, tmp_path / str(headless), teachers, blend, batch_size=12, max_steps=1
+        )
+        gradients = Gradients()
+        trainer.add_callback(gradients)
+        if headless:
+            (trainer.reader if without_head == "student" else trainer.primary).head = None
+        trainer.train()
+        seen.append((log.rows, gradients.seen))
+    (rows, ours), (rows_of_logits, theirs) = seen
+    for name, value in rows[0].items():
+        assert value == pytest.approx(rows_of_logits[0][name], rel=1e-4), name
+    assert len(ours) == len(theirs) > 0
+    assert any(gradient.abs().max() > 1e-4 for gradient in ours)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+class Gradients(TrainerCallback):
+    """The gradients of a step."""
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.seen = [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
 def test_a_student_that_is_both_its_teachers_has_nothing_to_learn(

@@ -21,7 +21,7 @@ from luna.enhance.students import Dialogue, LocalStudent, Turn
 from luna.enhance.thinking import AHA, iterative_thinking
 from luna.errors import TeacherError
 from luna.laws import reveals_answer
-from luna.llm.client import Client, Request
+from luna.llm.client import Client, Failure, Request
 from luna.llm.replies import read_json
 from luna.lm.chat import Message
 from luna.lm.load import load_model
@@ -155,6 +155,7 @@ class LeakyTeacher:
 
     def __init__(self, say: Callable[[int], str]) -> None:
         self.say, self.asked = say, []
+        self.deaf_to: str | None = None  # questions that hold this are never answered well
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
@@ -169,7 +170,8 @@ def _handler(teacher: LeakyTeacher) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             teacher.asked.append(body)
-            message = {"role": "assistant", "content": teacher.say(body.get("seed") or 0)}
+            deaf = teacher.deaf_to is not None and teacher.deaf_to in body["messages"][-1]["content"]
+            message = {"role": "assistant", "content": "Hm." if deaf else teacher.say(body.get("seed") or 0)}
             reply = {"id": "x", "object": "chat.completion", "created": 1, "model": "m"}
             reply["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
             data = json.dumps(reply).encode()
@@ -242,11 +244,8 @@ def test_a_reply_that_cannot_be_read_is_asked_for_once_more(
     assert _hint(teacher, ["1", "2"])[0] == ["Look.", "Look."]
     assert len(teacher.asked) == 4
     silent = leaky(lambda seed: "Hm.")
-    with pytest.raises(
-        TeacherError, match=r"^hosted_vllm/m: 2 replies cannot be read, twice \(no JSON\); choose"
-    ) as no:
-        _hint(silent, ["1", "2"])
-    assert "\n" not in str(no.value)
+    said = _hint(silent, ["1", "2"])[0]
+    assert said == [Failure("no reply that can be read, twice (no JSON)", "choose another model")] * 2
 
 
 def test_replies_keep_the_order_of_their_requests(leaky: Callable[[Callable[[int], str]], LeakyTeacher]) -> None:
@@ -316,6 +315,40 @@ def test_after_a_hint_the_student_goes_on_from_its_right_lines_at_the_other_temp
     [reply] = local.attempt([hinted], 1)
     assert reply.startswith("<think>\n47+38\n")
     assert "Check this: ones 7+8+0." not in reply
+
+
+def test_a_question_without_verdict_or_hint_is_told_and_the_others_go_on(
+    luna_root: Path,
+    tiny_settings: Callable[..., Settings],
+    leaky: Callable[[Callable[[int], str]], LeakyTeacher],
+) -> None:
+    """The teacher gives no readable hint for one of four questions, twice."""
+    records = _records(4)
+    teacher = leaky(lambda seed: '{"hint": "Look again."}')
+    teacher.deaf_to = records[2].question
+    enhanced = enhance(tiny_settings(None, {"teacher": teacher.endpoint}), records, luna_root)
+    assert [record.metadata["id"] for record in enhanced.records] == [0, 1, 3]
+    assert [dialogue.question for dialogue in enhanced.dialogues] == [record.question for record in enhanced.records]
+    assert [record.metadata["failed_because"] for record in enhanced.failed] == [
+        "no hint: no reply that can be read, twice (no JSON)"
+    ]
+    counts = [enhanced.metrics[key] for key in ("total_examples", "enhanced_examples", "failed_examples")]
+    assert counts == [4, 3, 1]
+    paid = len(teacher.asked)
+    assert enhanced.metrics["teacher"]["calls_answered"] == paid == 4 + 1 + 3
+    again = enhance(tiny_settings(None, {"teacher": teacher.endpoint}), records, luna_root)
+    assert again == enhanced
+    assert len(teacher.asked) == paid, "the journal has every reply"
+
+
+def test_if_no_question_can_be_worked_on_the_stage_says_why(
+    luna_root: Path,
+    tiny_settings: Callable[..., Settings],
+    leaky: Callable[[Callable[[int], str]], LeakyTeacher],
+) -> None:
+    silent = leaky(lambda seed: "Hm.")
+    with pytest.raises(TeacherError, match=r"^no question could be worked on \(no hint: .*twice \(no JSON\)\); mend"):
+        enhance(tiny_settings(None, {"teacher": silent.endpoint}), _records(2), luna_root)
 
 
 def test_without_the_comparison_nothing_is_retried_blindly(

@@ -14,17 +14,21 @@ from luna.records import read_records
 from luna.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
-TUTOR = ["--provider", "luna-tutor", "--model", "arithmetic", "--root", str(ROOT)]
+TUTOR = ["--provider", "luna-tutor", "--model", "arithmetic"]
 
 
-def _luna_generate(*options):
-    return CliRunner().invoke(app, ["generate", *map(str, options)])
+def _luna_generate(root, *options):
+    """The command in a folder that holds the settings of the repo."""
+    (root / "presets").mkdir()
+    for name in ("params.yaml", "presets/embedded.yaml"):
+        (root / name).write_text((ROOT / name).read_text())
+    return CliRunner().invoke(app, ["generate", "--root", str(root), *map(str, options)])
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_gives_as_many_examples_as_asked_for(mode, tmp_path):
     out = tmp_path / "mine.jsonl"
-    done = _luna_generate("--mode", mode, "--num-examples", 10, "--out", out, *TUTOR)
+    done = _luna_generate(tmp_path, "--mode", mode, "--num-examples", 10, "--out", out, *TUTOR)
     assert done.exit_code == 0, done.output
     approaches = {record.metadata["approach"] for record in read_records(out)}
     assert len(read_records(out)) == 10
@@ -47,7 +51,7 @@ def test_a_teacher_over_http_with_templates_of_your_own(tmp_path, loopback_teach
     mine.write_text("prompts: [Explain monads., Explain leases.]")
     options = ["--mode", "template", "--templates", mine, "--subject", "code", "--num-examples", 2, "--seed", 3]
     address = ["--provider", "hosted_vllm", "--model", "m", "--api-base", endpoint.api_base]
-    done = _luna_generate(*options, *address, "--out", tmp_path / "x.jsonl", "--root", ROOT)
+    done = _luna_generate(tmp_path, *options, *address, "--out", tmp_path / "x.jsonl")
     assert done.exit_code == 0, done.output
     assert {prompt.split(".")[0] for prompt in asked} == {"Explain monads", "Explain leases"}
     assert "2 calls, 200 + 100 tokens" in done.stdout
@@ -81,8 +85,8 @@ def test_options_that_cannot_be_are_refused(options, words):
     assert "\n" not in str(error.value)
 
 
-def test_the_stages_own_file_is_not_written_over():
-    done = _luna_generate("--num-examples", 2, "--out", ROOT / "data" / "raw.jsonl", *TUTOR)
+def test_the_stages_own_file_is_not_written_over(tmp_path):
+    done = _luna_generate(tmp_path, "--num-examples", 2, "--out", tmp_path / "data" / "raw.jsonl", *TUTOR)
     assert done.exit_code == 1
     assert "raw.jsonl is the generate stage's own; run `dvc repro generate` or give another path" in done.stderr
 

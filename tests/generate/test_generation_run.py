@@ -2,9 +2,12 @@
 
 import json
 import re
+import threading
 import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +18,7 @@ from luna.errors import TeacherError
 from luna.generate import run
 from luna.generate.run import generate
 from luna.llm.client import Client
+from luna.llm.journal import Journal
 from luna.settings import Endpoint, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +128,109 @@ def test_your_own_templates_are_used(tmp_path):
     path.write_text("templates: ['{who} needs a problem in {skill}.']\nslots: {who: [Ada]}\n")
     records = _generate(_settings(10, mix={"template": 1.0}, templates=str(path))).records
     assert {record.metadata["template"] for record in records} == {"{who} needs a problem in {skill}."}
+
+
+@pytest.fixture
+def clumsy_teacher():
+    """Answers the first three prompts well; the others with a refusal, then cut off, then in need of mending.
+
+    What its `refused` names is answered with 400, however often it is asked.
+    """
+    refused = set()
+    asked = Counter()
+    good = '{"question": "Q%s", "thinking": "t", "answer": 1}'
+    clumsy = [
+        "Sorry.",
+        '{"question": "Q%s", "thinking": "t", "answ',
+        "{'question': 'Q%s', 'thinking': 't', 'answer': 1,}",
+    ]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            prompt = request["messages"][1]["content"]  # what follows it is about a reply
+            place = list(asked).index(prompt) if prompt in asked else len(asked)
+            if place in refused:
+                asked[prompt] += 1
+                self.send_error(400)
+                return
+            body = (good if place < 3 else clumsy[asked[prompt]]).replace("%s", str(place))
+            asked[prompt] += 1
+            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": body}}
+            usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+            value = {
+                "id": "x",
+                "object": "chat.completion",
+                "created": 1,
+                "model": "m",
+                "choices": [choice],
+                "usage": usage,
+            }
+            data = json.dumps(value).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format, *args):
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    port = server.server_address[1]
+    endpoint = Endpoint(model="hosted_vllm/m", api_base=f"http://127.0.0.1:{port}/v1", concurrency=1)
+    yield SimpleNamespace(endpoint=endpoint, asked=asked, refused=refused)
+    server.shutdown()
+    server.server_close()
+
+
+def test_unusable_replies_are_counted_by_reason_and_asked_again(clumsy_teacher):
+    settings = _settings(6, subject="code", teacher=clumsy_teacher.endpoint)
+    generated = _generate(settings)
+    assert {record.question for record in generated.records} == {f"Q{place}" for place in range(6)}
+    assert generated.stats["dropped"] == {"JSON breaks off": 3, "no JSON": 3}
+    assert (generated.stats["reasked"], generated.stats["repaired"]) == (6, 3)
+    assert generated.stats["prompt_tokens"] == 12
+    assert sum(counts["unusable"] for counts in generated.stats["by_approach"].values()) == 6
+    assert Counter(record.metadata["confidence"] for record in generated.records) == {1.0: 3, 0.5: 3}
+    assert {record.metadata["teacher"] for record in generated.records} == {"hosted_vllm/m"}
+
+
+def test_a_prompt_that_is_refused_is_told_and_the_others_become_examples(clumsy_teacher):
+    clumsy_teacher.refused |= {1, 4}
+    generated = _generate(_settings(6, subject="code", teacher=clumsy_teacher.endpoint))
+    assert {record.question for record in generated.records} == {"Q0", "Q2", "Q3", "Q5"}
+    assert (generated.stats["examples"], generated.stats["failed"]) == (4, 2)
+    prompts = list(clumsy_teacher.asked)
+    assert [(row["prompt"], row["id"]) for row in generated.failed] == [
+        (prompts[1], "G001-000001"),
+        (prompts[4], "G001-000004"),
+    ]
+    assert all(row["reason"].startswith("HTTP 400") for row in generated.failed)
+    assert [clumsy_teacher.asked[prompts[place]] for place in (1, 4)] == [1, 1], "asked once, and not in later rounds"
+
+
+def test_too_many_refused_prompts_end_the_stage(clumsy_teacher):
+    clumsy_teacher.refused |= {1, 2}
+    strict = clumsy_teacher.endpoint.model_copy(update={"max_failed": 0.25})
+    with pytest.raises(
+        TeacherError, match=r"2 of 6 requests failed for good, one of them: HTTP 400.*teacher\.max_failed"
+    ):
+        _generate(_settings(6, subject="code", teacher=strict))
+
+
+def test_a_second_run_and_a_changed_parser_ask_the_teacher_nothing(clumsy_teacher, tmp_path, monkeypatch):
+    settings = _settings(6, subject="code", teacher=clumsy_teacher.endpoint)
+
+    def once():
+        return generate(settings, None, Client(settings.preset.teacher, "teacher", Journal(tmp_path / "j"), "G1"))
+
+    first, paid = once(), clumsy_teacher.asked.total()
+    assert once() == first
+    monkeypatch.setattr(run, "REPAIRED_CONFIDENCE", 0.9)
+    assert {record.metadata["confidence"] for record in once().records} == {0.9, 1.0}
+    assert clumsy_teacher.asked.total() == paid
 
 
 GOOD = '{"question": "Q%s", "thinking": "t", "answer": 1}'

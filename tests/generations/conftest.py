@@ -80,8 +80,8 @@ class Repository:
         """A command that runs on; `luna` is the one of this tree."""
         arguments = [*LUNA, *command[1:]] if command[0] == "luna" else list(command)
         env = {**self.environment, **how.pop("env", {})}
-        pipe = subprocess.PIPE
-        return subprocess.Popen(arguments, cwd=self.root, env=env, stdout=pipe, stderr=pipe, text=True, **how)
+        how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
+        return subprocess.Popen(arguments, cwd=self.root, env=env, text=True, **how)
 
     def run(self, *command: str, **how: Any) -> subprocess.CompletedProcess[str]:
         """A command, to its end."""

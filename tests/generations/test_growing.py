@@ -5,6 +5,8 @@ import json
 import pytest
 import yaml
 
+from luna.alone import alone
+
 
 def params(root):
     return yaml.safe_load((root / "params.yaml").read_text())
@@ -124,3 +126,14 @@ def test_a_rejection_whose_end_was_cut_off_still_ends_growth(failing, moment):
     assert failing.weights().startswith(b"Luna-G001 of None")
     assert failing.must("git", "status", "--short") == ""
     assert not (failing / ".luna" / "growing").exists()
+
+
+@pytest.mark.parametrize("command", ["next", "release", "grow"])
+def test_two_at_once_take_turns(grown, command):
+    stood = grown.refs(), (grown / "params.yaml").read_bytes()
+    with alone(grown / ".luna" / "grow.lock", pytest.fail):
+        second = grown.start("luna", command)
+        assert second.stdout.readline() == "luna  another luna is at work here; waiting\n"
+        assert (grown.refs(), (grown / "params.yaml").read_bytes()) == stood
+    second.communicate()
+    assert second.returncode == 0

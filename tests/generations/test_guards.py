@@ -30,6 +30,36 @@ def test_a_clone_without_tags(ready):
     assert bare.refused("luna", "release").endswith("there is no git tag Luna-G002; run `git fetch --tags`")
 
 
+@pytest.mark.parametrize("command", ["next", "grow"])
+def test_a_clone_without_tags_does_not_grow_again_what_is_released(ready, command):
+    ready.must("luna", "release")
+    bare = clone(ready, "--no-tags")
+    assert bare.refused("luna", command).endswith("there is no git tag Luna-G001; run `git fetch --tags`")
+    bare.must("git", "fetch", "-q", "--tags")
+    assert "Luna-G003 is open" in bare.must("luna", "next")
+
+
+@pytest.mark.parametrize("command", ["next", "release", "grow"])
+def test_a_tag_that_was_set_by_hand_is_no_release(ready, command):
+    ready.must("git", "tag", "Luna-G002")
+    said = ready.refused("luna", command)
+    assert said.endswith("Luna-G002: the tag stands on a commit that holds Luna-G001; run `git tag -d Luna-G002`")
+    ready.must("git", "tag", "-d", "Luna-G002")
+    ready.must("luna", "release")
+    assert ready.tags() == ["Luna-G001", "Luna-G002"]
+
+
+def test_growth_refuses_a_changed_stage_before_it_runs(grown):
+    stage = grown / "stages" / "make.py"
+    stage.write_text(stage.read_text() + "# changed\n")
+    assert grown.refused("luna", "grow").endswith(
+        "stages/make.py: the run depends on it and git does not have it; commit it first"
+    )
+    assert not grown.run("git", "diff", "--quiet", "HEAD", "--", "dvc.lock").returncode
+    grown.must("git", "commit", "-q", "-am", "own")
+    grown.must("luna", "grow")
+
+
 def test_a_detached_head_names_the_branch(grown):
     grown.must("git", "checkout", "-q", "--detach")
     said = grown.refused("luna", "grow")

@@ -1,9 +1,11 @@
 """After a kill -9 at any moment the next call ends where an undisturbed one does."""
 
+import json
 import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -132,3 +134,31 @@ def test_files_that_dvc_was_killed_while_writing_do_not_stop_the_next_call(ready
     (ready / ".dvc" / "tmp" / "rwlock").write_text('{"write": {"/'[: int(share * 13)])
     ready.must("luna", "grow")
     assert end_of(ready) == undisturbed[0]
+
+
+def lock_for(repo, pid):
+    """DVC's table of locks as a `dvc repro` of this number leaves it that is killed while it writes an output."""
+    table = repo / ".dvc" / "tmp" / "rwlock"
+    holder = {"pid": pid, "cmd": "dvc repro"}
+    stage, model = str(repo / "stages" / "make.py"), str(repo / "models" / "luna")
+    table.write_text(json.dumps({"read": {stage: [holder]}, "write": {model: holder}}))
+    return table
+
+
+def test_locks_of_a_killed_process_that_nobody_has_reaped_do_not_stop_the_next_call(grown):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as unreaped:
+        lock_for(grown, unreaped.pid)
+        unreaped.kill()
+        os.waitid(os.P_PID, unreaped.pid, os.WEXITED | os.WNOWAIT)
+        grown.must("luna", "grow")
+
+
+def test_locks_of_a_process_whose_number_another_one_has_by_now_do_not_stop_the_next_call(grown):
+    os.utime(lock_for(grown, os.getpid()), (0, 0))
+    grown.must("luna", "grow")
+
+
+def test_locks_of_a_process_at_work_are_respected(grown):
+    lock_for(grown, os.getpid())
+    assert f"(PID {os.getpid()})" in grown.run("luna", "grow").stderr
+    assert grown.tags() == ["Luna-G001"]

@@ -198,6 +198,16 @@ def test_the_literal_wiring_becomes_params(root: Path) -> None:
     assert (after.generate, after.gates, after.seed) == (before.generate, before.gates, before.seed)
 
 
+def test_the_dials_that_stay_for_later_generations_are_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    apply_manifest(root, _hand_in(root, _third()))
+    (told,) = capsys.readouterr().out.splitlines()
+    assert "distill.max_steps null -> " in told
+    assert "teachers.primary sft -> parent" in told
+    assert "generation" not in told.partition(";")[0]
+    apply_manifest(root, _hand_in(root, _third()))
+    assert capsys.readouterr().out == ""
+
+
 def test_comments_of_params_stay(root: Path) -> None:
     def comments() -> list[str]:
         lines = (root / "params.yaml").read_text().splitlines()

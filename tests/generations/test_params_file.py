@@ -45,10 +45,3 @@ def test_a_key_that_is_not_there_is_refused_and_nothing_is_written(params, key):
     with pytest.raises(KeyError):
         edit_params(params, {"seed": 7, key: 1})
     assert params.read_bytes() == before
-
-
-def test_what_a_killed_edit_left_is_swept(params):
-    left = params.with_name(".params.yaml.99999.new")
-    left.write_text("half")
-    edit_params(params, {"seed": 1})
-    assert [path.name for path in params.parent.iterdir()] == ["params.yaml"]

@@ -126,6 +126,22 @@ def test_the_same_try_is_not_archived_twice(failing):
     assert failing.must("git", "status", "--porcelain") == ""
 
 
+def test_a_second_release_after_a_rejection_tells_of_it_again(failing):
+    first = failing.run("luna", "release")
+    stood, files = failing.refs(), bytes_of(failing, RUN_FILES)
+    again = failing.run("luna", "release")
+    assert (again.returncode, again.stdout) == (2, first.stdout)
+    assert (failing.refs(), bytes_of(failing, RUN_FILES)) == (stood, files)
+
+
+def test_a_rejection_that_was_made_up_for_is_told_no_more(failing):
+    failing.run("luna", "release")
+    failing.must("luna", "grow")
+    assert failing.must("luna", "release") == "Luna-G002: promoted, tagged Luna-G002\n"
+    failing.must("git", "switch", "-q", "-c", "older", "Luna-G001")
+    assert failing.must("luna", "release") == "Luna-G001: promoted, tagged Luna-G001\n"
+
+
 def test_a_rejected_first_generation_leaves_no_trace_in_the_tree(repo):
     repo.change("params.yaml", "beta: 0.9", "beta: 2.5")
     repo.must("dvc", "repro", "-q")

@@ -7,8 +7,9 @@ from email.utils import formatdate
 import pytest
 
 from luna.errors import TeacherError
-from luna.llm import client as client_module
-from luna.llm.client import Client, Request, _one_line, _retry_after
+from luna.llm import admission
+from luna.llm.client import Client, Request
+from luna.llm.faults import one_line, retry_after
 from luna.settings import Endpoint
 
 
@@ -16,9 +17,7 @@ def _requests(n: int) -> list[Request]:
     return [Request([{"role": "user", "content": f"message {i}"}], seed=i) for i in range(n)]
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch):
-    monkeypatch.setattr(client_module, "FIRST_PAUSE", 0.02)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def test_replies_keep_the_order_of_requests_and_usage_is_counted(chat_server):
@@ -33,7 +32,7 @@ def test_replies_keep_the_order_of_requests_and_usage_is_counted(chat_server):
     assert sorted(body["seed"] for body in chat_server.requests) == list(range(20))
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "503", "reset", "truncated", "empty", "slow"])
+@pytest.mark.parametrize("fault", ["429", "500", "503", "529", "reset", "truncated", "torn", "empty", "html", "slow"])
 def test_a_passing_fault_is_retried(chat_server, fault):
     chat_server.faults = [fault, fault]
     client = Client(chat_server.endpoint(timeout=0.5))
@@ -74,10 +73,10 @@ def test_concurrency_is_the_endpoints(chat_server):
 @pytest.mark.parametrize(
     ("fault", "words"), [("401", "key is refused"), ("404", "check judge.model"), ("400", "mend the settings")]
 )
-def test_a_refusal_fails_at_once_in_one_line(chat_server, fault, words):
+def test_a_refusal_fails_at_once_inone_line(chat_server, fault, words):
     chat_server.faults = [fault] * 10
     with pytest.raises(TeacherError) as error:
-        Client(chat_server.endpoint(), key="judge").ask_all(_requests(1))
+        Client(chat_server.endpoint(), role="judge").ask_all(_requests(1))
     assert len(chat_server.requests) == 1
     assert str(error.value).startswith("judge.model: hosted_vllm/m: HTTP " + fault)
     assert words in str(error.value)
@@ -108,8 +107,8 @@ def test_a_missing_key_is_named_before_any_call(chat_server, monkeypatch):
 
 def test_errors_hold_no_key(monkeypatch):
     monkeypatch.setenv("SOME_API_KEY", "abcdefgh12345")
-    assert _one_line(ValueError("bad key abcdefgh12345\nsent"), 400) == "HTTP 400: bad key $SOME_API_KEY sent"
-    assert len(_one_line(ValueError("x" * 1000), None)) == 200
+    assert one_line(ValueError("bad key abcdefgh12345\nsent"), 400) == "HTTP 400: bad key $SOME_API_KEY sent"
+    assert len(one_line(ValueError("x" * 1000), None)) == 200
 
 
 def test_a_reply_that_ran_into_max_tokens_says_so(chat_server):
@@ -128,14 +127,14 @@ def test_one_client_serves_several_loops_and_async_callers(chat_server):
 
 
 def test_retry_after_as_number_date_or_nonsense():
-    assert _retry_after({"Retry-After": "7"}) == 7.0
-    assert 25 < _retry_after({"retry-after": formatdate(time.time() + 30, usegmt=True)}) <= 30
-    assert _retry_after({"retry-after": "soon"}) is None
-    assert _retry_after({"retry-after": "-3"}) == 0.0
-    assert _retry_after(None) is None
+    assert retry_after({"Retry-After": "7"}) == 7.0
+    assert 25 < retry_after({"retry-after": formatdate(time.time() + 30, usegmt=True)}) <= 30
+    assert retry_after({"retry-after": "soon"}) is None
+    assert retry_after({"retry-after": "-3"}) == 0.0
+    assert retry_after(None) is None
 
 
 def test_the_cap_on_retry_after(monkeypatch):
-    monkeypatch.setattr(client_module, "LONGEST_RETRY_AFTER", 2.0)
-    assert 2.0 <= client_module._pause(1, client_module._Setback("", 3600.0)) <= 2.1
-    assert client_module._pause(50, client_module._Setback("")) <= client_module.LONGEST_PAUSE
+    monkeypatch.setattr(admission, "LONGEST_RETRY_AFTER", 2.0)
+    assert 2.0 <= admission.pause_before(1, 3600.0) <= 2.1
+    assert admission.pause_before(50, None) <= admission.LONGEST_PAUSE

@@ -174,7 +174,7 @@ def test_an_emptied_cache_says_how_to_fill_it(repo: Path, tiny_settings: Make) -
     shutil.rmtree(repo / ".dvc" / "cache")
     said = _refused(tiny_settings({"parent": "Luna-G001"}), Path())
     assert said.startswith("params.yaml: Luna-G001: its weights are in no cache and no remote (")
-    assert said.endswith("run `dvc fetch -T`")
+    assert said.endswith("run `dvc fetch -T`, or `luna rebuild Luna-G001` if they are lost")
 
 
 def test_a_failure_leaves_the_teachers_that_were_there(repo: Path, tiny_settings: Make) -> None:

@@ -1,10 +1,10 @@
 """What a token of the teacher costs."""
 
-import os
 from typing import NamedTuple
 
 from luna.errors import BadSettings
 from luna.llm import tutor
+from luna.llm.transport import load_litellm
 
 MILLION = 1_000_000
 
@@ -40,10 +40,7 @@ def price_of(model: str, prompt: float | None = None, completion: float | None =
 
 
 def _known(provider: str, name: str) -> Price | None:
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else the import fetches prices from the network
-    import litellm
-
-    prices = litellm.model_cost
+    prices = load_litellm().model_cost
     for key in (f"{provider}/{name}", name):
         entry = prices.get(key, {})
         # A name alone may be that of somebody else's model; your own server has no list price.

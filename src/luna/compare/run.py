@@ -17,6 +17,7 @@ from luna.generate.subject import load_subject, load_templates
 from luna.generate.system_prompt import generate_enhanced_system_prompt
 from luna.laws import load_laws
 from luna.llm.client import Client
+from luna.llm.journal import Journal, journal_file
 from luna.progress import bar, say
 from luna.settings import Approach, Endpoint, Settings
 
@@ -103,7 +104,8 @@ def _report(settings: Settings, samples: Sequence[Sample], price: Price | None, 
 
 
 def _ask(settings: Settings, root: Path, pilot: Pilot, price: Price | None) -> list[Sample]:
-    client = Client(settings.preset.teacher, "teacher")
+    journal = Journal(journal_file(root))
+    client = Client(settings.preset.teacher, "teacher", journal, settings.params.generation)
     most = most_usd(settings, pilot, price)
     calls = pilot.examples * len(pilot.approaches)
     say(f"pilot  {calls} calls, {'price unknown' if most is None else f'at most about {most:.2f} USD'} before retries")
@@ -112,7 +114,7 @@ def _ask(settings: Settings, root: Path, pilot: Pilot, price: Price | None) -> l
             "its price is not known; give --price-prompt and --price-completion" if most is None else "ask for fewer"
         )
         raise BadSettings(f"--max-usd: {pilot.max_usd:g} may not be enough for {calls} calls; {known}")
-    judge = make_judge(pilot.judge) if pilot.judge is not None else None
+    judge = make_judge(pilot.judge, journal, settings.params.generation) if pilot.judge is not None else None
     laws = load_laws(root / settings.params.laws)
     with bar("pilot", calls) as advance:
         return from_pilot(

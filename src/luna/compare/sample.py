@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from luna.arithmetic.reading import CLOSE, OPEN
+from luna.arithmetic.tutor import Verdict
 from luna.enhance.loop import Judge
 from luna.enhance.students import Dialogue
 from luna.errors import BadRecord
@@ -129,7 +130,8 @@ def _passed(
         return passed
     attempts = [f"{OPEN}\n{record.thinking}\n{CLOSE}\n{record.answer}" for record in records]
     verdicts = judge.verdicts(dialogues, attempts)
-    return [whole and verdict.correct for whole, verdict in zip(passed, verdicts, strict=True)]
+    right = [isinstance(verdict, Verdict) and verdict.correct for verdict in verdicts]
+    return [whole and found_right for whole, found_right in zip(passed, right, strict=True)]
 
 
 def _unanswered(record: Record) -> Dialogue:

@@ -97,7 +97,8 @@ class Blend:
 class LossParts:
     """A loss and what it is made of: `loss` = alpha `ce` + beta `kd` + gamma `residual`.
 
-    The three parts are detached sums in nats over the given tokens, divided by `num_items`. The N of the other fields
+    The three parts are detached sums in nats over the given tokens, divided by `num_items`; `residual` is not computed
+    where gamma is 0, and then counts 0. The N of the other fields
     counts the supervised tokens alone, in their order: `branches_N` holds `Branch` values, `js_N` bits from 0 to 1.
     """
 
@@ -139,8 +140,7 @@ def two_teacher_loss(
         ValueError: `num_items` is not positive, a label is outside the shared vocabulary, a taboo id is negative or
             fewer than two ids remain, or a teacher's logits at a supervised token make no distribution.
     """
-    if num_items <= 0:
-        raise ValueError(f"num_items is {int(num_items)}; count the supervised tokens of the whole batch")
+    check_num_items(num_items)
     supervised_N = labels_N != IGNORE
     labels_N = labels_N[supervised_N]
     gold_N = labels_N >= 0 if has_gold_N is None else has_gold_N[supervised_N].bool()
@@ -148,8 +148,8 @@ def two_teacher_loss(
     primary_NV = _promote(primary_logits_NV[supervised_N].detach())
     critic_NV = _promote(critic_logits_NV[supervised_N].detach())
     shared = min(logits_NV.shape[-1] for logits_NV in (student_NV, primary_NV, critic_NV))
-    _check_labels(labels_N, shared)
-    ids = _taught_ids(shared, taboo_ids or (), student_NV.device)
+    check_labels(labels_N, shared)
+    ids = taught_ids(shared, taboo_ids or (), student_NV.device)
     teachers = read_teachers(primary_NV[:, ids], critic_NV[:, ids], gold_N, blend)
     ce_N = _cross_entropy(student_NV, labels_N)
     return _add_up(teachers, (student_NV[:, ids] / blend.temperature).log_softmax(-1), ce_N, gold_N, blend, num_items)
@@ -278,6 +278,8 @@ def _add_up(
     blend: Blend,
     num_items: "int | Tensor",
 ) -> LossParts:
+    import torch
+
     blended_N = teachers.branches_N == Branch.BLENDED
     taught_N = blended_N | (teachers.branches_N == Branch.T1_ONLY)
     fallback_N = teachers.branches_N == Branch.GOLD_FALLBACK
@@ -287,7 +289,8 @@ def _add_up(
     kl_N = divergence(log_target_NV[taught_N], log_student_NV[taught_N], blend.kl)
     kd = (blend.temperature**2 * kl_N.sum() + blend.gold_weight * ce_N[fallback_N].sum()) / num_items
     ce = ce_N[has_gold_N if blend.ce_on == "all" else fallback_N].sum() / num_items
-    rest = residual(teachers, log_student_NV, blend).sum() / num_items
+    # With gamma 0 nothing is computed for it: at a vocabulary of 152k it would cost as much as KD.
+    rest = residual(teachers, log_student_NV, blend).sum() / num_items if blend.gamma else torch.zeros_like(kd)
     return LossParts(
         loss=blend.alpha * ce + blend.beta * kd + blend.gamma * rest,
         ce=ce.detach(),
@@ -310,13 +313,20 @@ def _promote(logits_NV: "Tensor") -> "Tensor":
     return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
 
 
-def _check_labels(labels_N: "Tensor", shared: int) -> None:
+def check_num_items(num_items: "int | Tensor") -> None:
+    """Raises ValueError where nothing was counted."""
+    if num_items <= 0:
+        raise ValueError(f"num_items is {int(num_items)}; count the supervised tokens of the whole batch")
+
+
+def check_labels(labels_N: "Tensor", shared: int) -> None:
+    """Raises ValueError for a label that is not among the `shared` first ids."""
     wrong_N = (labels_N < 0) | (labels_N >= shared)
     if wrong_N.any():
         raise ValueError(f"label {int(labels_N[wrong_N][0])} is outside the {shared} ids that all three models have")
 
 
-def _taught_ids(shared: int, taboo_ids: Sequence[int], device: "torch.device") -> "Tensor":
+def taught_ids(shared: int, taboo_ids: Sequence[int], device: "torch.device") -> "Tensor":
     """The ids that teachers and student share and that are not taboo; a taboo id beyond them is gone already."""
     import torch
 

@@ -8,16 +8,19 @@ from typing import Any
 
 from luna.distill.loss import Blend, Branch
 from luna.distill.taboo import spellings_in_pieces, taboo_token_ids
+from luna.distill.teachers import load_teachers
 from luna.distill.trainer import SHARES, DistillTrainer
 from luna.errors import BadSettings
 from luna.lm.card import model_card
-from luna.lm.load import load_model, save_model
+from luna.lm.load import save_model
+from luna.lm.weights import model_key
 from luna.outputs import read_json
 from luna.progress import say
 from luna.records import Record
 from luna.settings import Settings, Training
 from luna.train_sft.examples import gather_examples
 from luna.train_sft.run import start_student
+from luna.training.checkpoints import run_key, trained
 from luna.training.ema import AveragedWeights
 from luna.training.trainer import describe, make_trainer
 
@@ -55,7 +58,7 @@ def distill(
     Args:
         replay: records of earlier generations, of which `replay.share` of the examples is made.
     """
-    params, preset, training = settings.params, settings.preset, training_of(settings)
+    params, training = settings.params, training_of(settings)
     teachers = [
         _teacher(params.teachers.primary, "primary", root),
         _teacher(params.teachers.critic, "stabilizing_critic", root),
@@ -68,6 +71,9 @@ def distill(
         " the base's corpus;"
         f" T1 {teachers[0]['path']}, T2 {teachers[1]['path']}, student {start['path']}"
     )
+    paths = [teacher["path"] for teacher in teachers]
+    primary, critic = load_teachers(settings, loaded, paths, examples.all, root)
+    models = [model_key(path, settings.preset.model) for path in [start["path"], *paths]]
     weights = AveragedWeights(loaded.model, params.distill.ema_decay)
     trainer, log = make_trainer(
         DistillTrainer,
@@ -76,20 +82,23 @@ def distill(
         examples.all,
         training,
         title="distill",
-        output_dir=scratch_dir,
+        output_dir=scratch_dir / run_key(settings, examples.all, models),
         seed=params.seed + 1,
         callbacks=[weights] if params.distill.ema else [],
-        primary=load_model(teachers[0]["path"], preset.model, trainable=False).model,
-        critic=load_model(teachers[1]["path"], preset.model, trainable=False).model,
+        primary=primary,
+        critic=critic,
         blend=Blend.from_params(params),
         taboo_ids=_taboo(settings, loaded.tokenizer),
     )
-    trainer.train()
-    if params.distill.ema:
-        weights.keep()
-    save_model(
-        loaded.model, loaded.tokenizer, folder, _card(settings, folder, teachers, len(records), len(examples.replayed))
-    )
+    with trained(trainer, log):
+        for teacher in {primary, critic}:
+            teacher.finish()
+        read, kept = f"T1 {primary.read}, by T2 {critic.read}", f"{primary.kept}, {critic.kept}"
+        say(f"distill  samples read by {read}; kept before {kept}")
+        if params.distill.ema:
+            weights.keep()
+        card = _card(settings, folder, teachers, len(records), len(examples.replayed))
+        save_model(loaded.model, loaded.tokenizer, folder, card)
     size = {"replay_size": _most_from_one(replay) if examples.replayed else 0}
     return Distilled(_metrics(settings, trainer, log.rows, teachers) | examples.counts | size, log.rows)
 

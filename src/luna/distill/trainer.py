@@ -1,4 +1,4 @@
-"""The trainer of distillation: the student's logits and those of two frozen teachers, token by token.
+"""The trainer of distillation: what the student and two frozen teachers say, token by token.
 
 This module imports torch and TRL at once; a stage imports it inside its command.
 """
@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 
-from luna.distill.loss import Blend, Branch, two_teacher_loss
+from luna.distill.fused import fused_two_teacher_loss
+from luna.distill.loss import Blend, Branch, LossParts, two_teacher_loss
+from luna.distill.teachers import Teacher
+from luna.training.final_states import FinalStates
 from luna.training.trainer import TokenTrainer
 
 SHARES = {
@@ -20,10 +23,10 @@ SHARES = {
 
 
 class DistillTrainer(TokenTrainer):
-    """A TokenTrainer whose loss is `two_teacher_loss`. Logs the parts of the loss and the share of each branch."""
+    """A TokenTrainer whose loss is that of two teachers. Logs the parts of the loss and the share of each branch."""
 
     def __init__(
-        self, *, primary: Any, critic: Any, blend: Blend, taboo_ids: Sequence[int] | None, **rest: Any
+        self, *, primary: Teacher, critic: Teacher, blend: Blend, taboo_ids: Sequence[int] | None, **rest: Any
     ) -> None:
         super().__init__(**rest)
         self.primary = primary
@@ -36,22 +39,38 @@ class DistillTrainer(TokenTrainer):
         self._parts = torch.zeros(3, dtype=torch.float64)
         self._logged_at = 0
 
-    def token_loss(
-        self, logits_NV: torch.Tensor, labels_N: torch.Tensor, num_items: float, inputs: Any
-    ) -> torch.Tensor:
-        primary_NV = self._teach(self.primary, inputs)
-        critic_NV = primary_NV if self.critic is self.primary else self._teach(self.critic, inputs)
-        parts = two_teacher_loss(logits_NV, primary_NV, critic_NV, labels_N, self.blend, int(num_items), self.taboo_ids)
+    def token_loss(self, states: FinalStates, labels_N: torch.Tensor, num_items: float, inputs: Any) -> torch.Tensor:
+        primary = self._teach(self.primary, inputs)
+        critic = primary if self.critic is self.primary else self._teach(self.critic, inputs)
+        parts = self._loss(states, primary, critic, labels_N, int(num_items))
         self._window += torch.bincount(parts.branches_N.cpu(), minlength=len(Branch))
         self._parts += torch.tensor([parts.ce.item(), parts.kd.item(), parts.residual.item()], dtype=torch.float64)
         return parts.loss
 
-    @torch.no_grad()
-    def _teach(self, teacher: Any, inputs: Any) -> torch.Tensor:
-        """A teacher's logits [N, V] at the supervised tokens of the batch."""
-        outputs = teacher(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        logits_NV: torch.Tensor = outputs.logits[:, :-1][inputs["supervised"]]
-        return logits_NV
+    def _teach(self, teacher: Teacher, inputs: Any) -> FinalStates:
+        return teacher(inputs["input_ids"], inputs["attention_mask"], inputs["supervised"])
+
+    def _loss(
+        self, student: FinalStates, primary: FinalStates, critic: FinalStates, labels_N: torch.Tensor, num_items: int
+    ) -> LossParts:
+        """From hidden states where all three have a head, else by the definition on logits."""
+        models = (student, primary, critic)
+        if all(states.weight_VD is not None for states in models):
+            return fused_two_teacher_loss(*models, labels_N, self.blend, num_items, self.taboo_ids)
+        student_NV, primary_NV, critic_NV = (states.logits() for states in models)
+        return two_teacher_loss(student_NV, primary_NV, critic_NV, labels_N, self.blend, num_items, self.taboo_ids)
+
+    def counts(self) -> dict[str, Any]:
+        # Logging empties the window and the parts, and a step that is saved may not be one that is logged.
+        tensors = {"branches": self.branch_counts, "window": self._window, "parts": self._parts}
+        counted = {name: tensor.tolist() for name, tensor in tensors.items()}
+        return super().counts() | counted | {"last_parts": self.last_parts, "logged_at": self._logged_at}
+
+    def recount(self, counts: dict[str, Any]) -> None:
+        super().recount(counts)
+        self.branch_counts, self._window = torch.tensor(counts["branches"]), torch.tensor(counts["window"])
+        self._parts = torch.tensor(counts["parts"], dtype=torch.float64)
+        self.last_parts, self._logged_at = counts["last_parts"], counts["logged_at"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and int(self._window.sum()):

@@ -9,9 +9,12 @@ from typing import Any
 from luna.enhance.loop import ExactJudge, HintingTeacher, Judge, ModelJudge, converse
 from luna.enhance.students import Dialogue, LocalStudent
 from luna.enhance.thinking import iterative_thinking
+from luna.errors import TeacherError
 from luna.llm.client import Client
+from luna.llm.journal import Journal, journal_file
 from luna.lm.chat import Message
 from luna.lm.load import load_model
+from luna.lm.weights import weights_sha256
 from luna.outputs import read_json
 from luna.progress import bar, say
 from luna.records import Record
@@ -23,35 +26,64 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Enhanced:
-    """Records with their new thinking, the dialogues behind them (same order), and the metrics of the stage."""
+    """Records with their new thinking, the dialogues behind them (same order), and the metrics of the stage.
+
+    `failed` are the records whose dialogue could not be finished, unchanged but for the reason in their metadata.
+    """
 
     records: list[Record]
     dialogues: list[Dialogue]
     metrics: Json
+    failed: list[Record]
 
 
 def enhance(settings: Settings, records: Sequence[Record], root: Path) -> Enhanced:
-    """Run the loop over all records with the model in training as the student."""
+    """Run the loop over all records with the model in training as the student.
+
+    Raises:
+        TeacherError: a cap of teacher or judge is reached, or no dialogue could be finished.
+    """
     params, preset = settings.params, settings.preset
     path, who = _student_path(settings, root)
     say(f"enhance  the student is {who}")
-    judge = make_judge(preset.judge)
-    teacher = HintingTeacher(Client(preset.teacher, "teacher"), [record.answer for record in records])
+    journal = Journal(journal_file(root))
+    judge = make_judge(preset.judge, journal, params.generation)
+    client = Client(preset.teacher, "teacher", journal, params.generation)
+    teacher = HintingTeacher(client, [record.answer for record in records], _checkpoint(path))
     dialogues = [Dialogue(_context(record)) for record in records]
     with bar("enhance", len(records) * params.enhance.max_iterations) as advance:
         student = LocalStudent(load_model(path, preset.model, trainable=False), preset.student, advance)
-        converse(dialogues, student, judge, teacher, params.enhance.max_iterations, params.seed, _say_open)
-    metrics = _metrics(dialogues) | {"hint_leaks": teacher.leaks.kept, "hint_leaks_caught": teacher.leaks.caught}
+        failed = converse(dialogues, student, judge, teacher, params.enhance.max_iterations, params.seed, _say_open)
+    if len(failed) == len(records):
+        raise TeacherError(f"no question could be worked on ({failed[0]}); mend that, or choose other models")
+    finished = [dialogue for i, dialogue in enumerate(dialogues) if i not in failed]
+    metrics = _metrics(finished, len(failed))
+    metrics |= {"hint_leaks": teacher.leaks.kept, "hint_leaks_caught": teacher.leaks.caught}
     metrics |= {"student": who, "student_override": params.enhance.student is not None}
     if params.enhance.blind_retries:
-        metrics |= _compare_blind(settings, dialogues, student, judge)
-    enhanced = [_with_thinking(record, dialogue) for record, dialogue in zip(records, dialogues, strict=True)]
-    return Enhanced(enhanced, dialogues, metrics)
+        metrics |= _compare_blind(settings, finished, student, judge)
+    metrics |= _bills(client, judge)
+    kept = [record for i, record in enumerate(records) if i not in failed]
+    enhanced = [_with_thinking(record, dialogue) for record, dialogue in zip(kept, finished, strict=True)]
+    return Enhanced(enhanced, finished, metrics, [_with_reason(records[i], why) for i, why in sorted(failed.items())])
 
 
-def make_judge(judge: Endpoint | str) -> Judge:
+def make_judge(judge: Endpoint | str, journal: Journal | None = None, account: str = "") -> Judge:
     """The judge a preset names: a model, or the exact verifier."""
-    return ModelJudge(Client(judge, "judge")) if isinstance(judge, Endpoint) else ExactJudge()
+    return ModelJudge(Client(judge, "judge", journal, account)) if isinstance(judge, Endpoint) else ExactJudge()
+
+
+def _bills(teacher: Client, judge: Judge) -> Json:
+    """What was used, for the metrics; how the calls went is said in the log."""
+    clients = {"teacher": teacher} | ({"judge": judge.client} if isinstance(judge, ModelJudge) else {})
+    for client in clients.values():
+        say(f"enhance  {client.report()}")
+    return {role: client.bill() for role, client in clients.items()}
+
+
+def _checkpoint(path: str) -> str:
+    """What tells this student from others: the hash of its weights, or its name where they are not in the folder."""
+    return weights_sha256(Path(path)) if any(Path(path).glob("*.safetensors")) else path
 
 
 def _student_path(settings: Settings, root: Path) -> tuple[str, str]:
@@ -85,11 +117,16 @@ def _with_thinking(record: Record, dialogue: Dialogue) -> Record:
     return record.model_copy(update={"metadata": metadata})
 
 
-def _metrics(dialogues: Sequence[Dialogue]) -> Json:
+def _with_reason(record: Record, reason: str) -> Record:
+    return record.model_copy(update={"metadata": dict(record.metadata) | {"failed_because": reason}})
+
+
+def _metrics(dialogues: Sequence[Dialogue], failed: int) -> Json:
     total = len(dialogues)
     return {
-        "total_examples": total,
-        "enhanced_examples": sum(1 for dialogue in dialogues if dialogue.turns),
+        "total_examples": total + failed,
+        "enhanced_examples": total,
+        "failed_examples": failed,
         "average_iterations": sum(len(dialogue.turns) for dialogue in dialogues) / total,
         "convergence_rate": sum(dialogue.converged for dialogue in dialogues) / total,
         "right_at_once": sum(dialogue.turns[0].correct for dialogue in dialogues) / total,
@@ -104,12 +141,16 @@ def _compare_blind(settings: Settings, dialogues: Sequence[Dialogue], student: L
     hinted = random.Random(params.seed).sample(list(dialogues), asked)
     blind = [Dialogue(dialogue.context, [replace(dialogue.turns[0], hint=None)]) for dialogue in hinted]
     wrong = [dialogue for dialogue in blind if not dialogue.converged]
-    converse(wrong, student, judge, None, params.enhance.max_iterations - 1, params.seed + 1)
-    with_hints, without = ([dialogue.converged for dialogue in arm] for arm in (hinted, blind))
+    failed = converse(wrong, student, judge, None, params.enhance.max_iterations - 1, params.seed + 1)
+    lost = {id(wrong[i]) for i in failed}
+    pairs = [(one, other) for one, other in zip(hinted, blind, strict=True) if id(other) not in lost]
+    if not pairs:
+        return {"blind_questions": 0}
+    with_hints, without = ([dialogue.converged for dialogue in arm] for arm in zip(*pairs, strict=True))
     paired = paired_bootstrap(with_hints, without, params.evaluate.bootstrap_samples, params.seed)
     return {
-        "blind_questions": asked,
-        "blind_convergence_rate": sum(without) / asked,
+        "blind_questions": len(pairs),
+        "blind_convergence_rate": sum(without) / len(pairs),
         "hint_gain": paired.delta,
         "hint_gain_low": paired.low,
         "hint_gain_high": paired.high,

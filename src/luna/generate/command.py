@@ -8,6 +8,7 @@ from luna.eval_set.items import ITEMS, read_items
 from luna.generate.card import dataset_card
 from luna.generate.run import generate
 from luna.llm.client import Client
+from luna.llm.journal import Journal, journal_file
 from luna.outputs import write_text
 from luna.progress import bar
 from luna.records import write_records
@@ -25,7 +26,8 @@ def generate_to(settings: Settings, root: Path, out: Path) -> str:
     """
     if out.resolve() == (root / "data" / "raw.jsonl").resolve():
         raise BadSettings(f"--out: {out} is the generate stage's own; run `dvc repro generate` or give another path")
-    client = Client(settings.preset.teacher, "teacher")
+    journal = Journal(journal_file(root))
+    client = Client(settings.preset.teacher, "teacher", journal, settings.params.generation)
     with bar("generate", settings.params.generate.num_examples) as advance:
         generated = generate(settings, None, client, advance, eval_questions(root))
     write_records(out, generated.records)
@@ -40,7 +42,7 @@ def generate_to(settings: Settings, root: Path, out: Path) -> str:
     )
 
 
-LOST = ("unusable", "duplicates", "near_duplicates", "contaminated")
+LOST = ("failed", "unusable", "duplicates", "near_duplicates", "contaminated")
 
 
 def eval_questions(root: Path) -> set[str]:

@@ -18,7 +18,7 @@ from luna.generate.replies import parse_conversations, parse_invention
 from luna.generate.socratic import SocraticGenerator
 from luna.generate.subject import Subject, load_subject, load_templates
 from luna.generate.system_prompt import generate_enhanced_system_prompt, generate_socratic_system_prompt
-from luna.llm.client import Client, Reply, Request
+from luna.llm.client import Client, Failure, Reply, Request
 from luna.llm.replies import UnusableReplyError
 from luna.lm.chat import Message
 from luna.records import Record, Turn
@@ -47,15 +47,16 @@ _LOST = {
 
 @dataclass(frozen=True)
 class Generated:
-    """The records of a run, in the order of their prompts, and its counts."""
+    """The records of a run, in the order of their prompts, its counts, and the prompts that got no reply, with why."""
 
     records: list[Record]
     stats: dict[str, Any]
+    failed: list[dict[str, Any]]
 
 
 @dataclass
 class _Run:
-    """The state of a run: one place for each prompt, filled over the rounds."""
+    """The state of a run: one place for each prompt, filled over the rounds or given up."""
 
     settings: Settings
     subject: Subject
@@ -69,10 +70,11 @@ class _Run:
     counts: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     by_approach: dict[str, Counter[str]] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
 
     @property
     def open(self) -> list[int]:
-        return [index for index, record in enumerate(self.places) if record is None]
+        return [i for i, record in enumerate(self.places) if record is None and i not in self.failed]
 
 
 def generate(
@@ -86,6 +88,7 @@ def generate(
 
     A reply that is unusable is shown to the teacher once, with what is wrong with it. A reply that repeats a question
     or holds one of the eval set is dropped: no later stage shall pay for it. Its prompt is asked again with a new seed.
+    A prompt whose call fails for good is given up, and told among `failed`.
 
     Args:
         skill_weights: how much of each skill of the subject; None: all alike.
@@ -93,7 +96,8 @@ def generate(
         eval_questions: the questions of the eval set, normalized.
 
     Raises:
-        TeacherError: a call failed for good, or the teacher gave too few usable replies.
+        TeacherError: every call failed for good (or more than `teacher.max_failed`), a cap of the teacher is reached,
+            or it gave too few usable replies.
         BadSettings: the subject or the templates file is not as it should be.
     """
     run = _start(settings, skill_weights, eval_questions)
@@ -104,12 +108,17 @@ def generate(
             [_request(run, index, round_) for index in waiting], on_progress if round_ == 0 else lambda count: None
         )
         for index, reply in zip(waiting, replies, strict=True):
-            _take(run, index, reply, round_)
+            if isinstance(reply, Failure):
+                run.failed[index] = reply.reason
+            else:
+                _take(run, index, reply, round_)
+                last = reply
         if not run.open:
-            return Generated([record for record in run.places if record], _stats(run))
-        if round_ and len(run.open) == len(run.prompts):
+            stats = _stats(run) | {"teacher": client.bill()}
+            return Generated([record for record in run.places if record], stats, _failed_rows(run))
+        if round_ and not any(run.places):
             break  # not one is usable: more of the same would only cost
-    raise TeacherError(_shortfall(run, replies[0]))
+    raise TeacherError(_shortfall(run, last))
 
 
 def _start(settings: Settings, skill_weights: Mapping[str, float] | None, eval_questions: Collection[str]) -> _Run:
@@ -205,7 +214,7 @@ def _record(run: _Run, index: int, reply: Reply, round_: int) -> tuple[Record, b
     if run.settings.preset.model.system_prompt:
         turns = [Turn(role="system", content=system), *turns]
     metadata = {
-        "id": f"{run.settings.params.generation.rpartition('-')[2]}-{index:06d}",
+        "id": _id(run, index),
         "approach": prompt.approach,
         **prompt.facets,
         "thinking": thinking,
@@ -219,10 +228,28 @@ def _record(run: _Run, index: int, reply: Reply, round_: int) -> tuple[Record, b
     return Record(messages=turns, metadata=metadata), repaired
 
 
+def _failed_rows(run: _Run) -> list[dict[str, Any]]:
+    """The prompts that were given up, in their order."""
+    return [
+        {
+            "id": _id(run, index),
+            "approach": run.prompts[index].approach,
+            "prompt": run.prompts[index].text,
+            "reason": why,
+        }
+        for index, why in sorted(run.failed.items())
+    ]
+
+
+def _id(run: _Run, index: int) -> str:
+    return f"{run.settings.params.generation.rpartition('-')[2]}-{index:06d}"
+
+
 def _stats(run: _Run) -> dict[str, Any]:
     by_approach = {name: {key: tally[key] for key in COUNTED} for name, tally in sorted(run.by_approach.items())}
     return {
-        "examples": len(run.prompts),
+        "examples": len(run.prompts) - len(run.failed),
+        "failed": len(run.failed),
         **{name: run.counts[name] for name in ("repaired", "mended", "reasked")},
         "dropped": dict(sorted(run.dropped.items())),
         **{name: sum(tally[name] for tally in by_approach.values()) for name in COUNTED[1:]},
@@ -236,11 +263,10 @@ def _shortfall(run: _Run, last: Reply) -> str:
         reasons += Counter({words: sum(tally[name] for tally in run.by_approach.values())})
     why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     model = f"teacher.model: {run.settings.preset.teacher.model}"
-    if len(run.open) == len(run.prompts):
+    if not any(run.places):
         said = " ".join(last.text.split())[:150]
-        return (
-            f"{model}: none of {len(run.prompts)} replies was usable ({why}); one says {said!r}; choose another teacher"
-        )
+        asked = len(run.prompts) - len(run.failed)
+        return f"{model}: none of {asked} replies was usable ({why}); one says {said!r}; choose another teacher"
     return (
         f"{model}: {len(run.open)} of {len(run.prompts)} examples are still missing after {ROUNDS} rounds ({why}); "
         "lower generate.num_examples, widen the subject or choose another teacher"

@@ -24,12 +24,12 @@ class AtTag(NamedTuple):
 
 
 @contextmanager
-def at_tag(root: Path, tag: str, wanted: str, mend: str = "run `dvc fetch -T`") -> Iterator[AtTag]:
+def at_tag(root: Path, tag: str, wanted: str, mend: str | None = None) -> Iterator[AtTag]:
     """The files of a tag, to be read inside of the block; today's cache and remotes give what DVC tracks.
 
     Args:
         wanted: what is read, with its verb, for the error: `its weights are`.
-        mend: how the error ends.
+        mend: how the error ends; None: with how lost bytes come back.
 
     Raises:
         GenerationMissing: the tag does not exist here, or the block fails to read what it wants.
@@ -44,6 +44,7 @@ def at_tag(root: Path, tag: str, wanted: str, mend: str = "run `dvc fetch -T`") 
         yield AtTag(DVCFileSystem(str(repo), rev=commit, config=config), commit)
     except Exception as error:  # DVC and its remotes raise errors of many libraries
         reason = " ".join(str(error).split())
+        mend = mend or f"run `dvc fetch -T`, or `luna rebuild {tag}` if they are lost"
         raise GenerationMissing(f"params.yaml: {tag}: {wanted} in no cache and no remote ({reason}); {mend}") from error
 
 

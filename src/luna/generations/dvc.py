@@ -11,6 +11,7 @@ import yaml
 
 from luna.alone import alone
 from luna.errors import LunaError
+from luna.outputs import write_json
 from luna.progress import say
 
 Json = dict[str, Any]
@@ -71,20 +72,39 @@ def check_out(root: Path) -> None:
 
 
 def mend_lock_table(root: Path) -> None:
-    """Remove DVC's table of locks if it is half a file: DVC writes it in place, a kill cuts it off, and DVC stops."""
+    """Rid DVC's table of locks of processes that were killed; remove it if it is half a file.
+
+    DVC writes it in place, so that a kill can cut it off. It takes locks from processes that are gone, not from those
+    that nobody has reaped yet (in a container perhaps nobody ever does), nor where the number is another's by now.
+    """
     table = root / ".dvc" / "tmp" / "rwlock"
-    if table.is_file() and not _is_json(table):
-        with alone(table.with_name("rwlock.lock"), lambda: None):  # as DVC does while it writes
-            if not _is_json(table):
-                table.unlink()
+    if not table.is_file():
+        return
+    with alone(table.with_name("rwlock.lock"), lambda: None):  # as DVC does while it writes
+        try:
+            said: Json = json.loads(table.read_text(encoding="utf-8"))
+        except ValueError:
+            table.unlink()
+            return
+        written = table.stat().st_mtime
+        reading = {path: [one for one in by if _at_work(one, written)] for path, by in said.get("read", {}).items()}
+        writing = {path: one for path, one in said.get("write", {}).items() if _at_work(one, written)}
+        mended = {"read": {path: by for path, by in reading.items() if by}, "write": writing}
+        if mended != said:
+            write_json(table, mended)
 
 
-def _is_json(path: Path) -> bool:
+def _at_work(holder: Json, written: float) -> bool:
+    """True if the process that the table names may still run: not one that only waits to be reaped or is younger."""
+    import psutil
+
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        process = psutil.Process(holder["pid"])
+        return bool(process.cmdline()) and process.create_time() <= written
+    except psutil.NoSuchProcess:
         return False
-    return True
+    except psutil.AccessDenied:  # somebody else's
+        return True
 
 
 def is_whole(lock: Path) -> bool:

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from luna.alone import alone
 from luna.generations.dvc import repro
 from luna.generations.git import commit_of
-from luna.generations.guards import check_repository
+from luna.generations.guards import check_repository, one_at_a_time
 from luna.generations.manifests import apply_manifest
 from luna.generations.opening import failed_tries, following, next_failure, open_next
-from luna.generations.release import Outcome, finish, mend_half_written, release
+from luna.generations.release import Outcome, finish, mend_half_written, refuse_unsaved, release
 from luna.outputs import replacing
 from luna.progress import say
 from luna.settings import load_settings
@@ -33,7 +32,7 @@ def grow(
         GitError, DvcError, NotReleasable: as `open_next`, `repro` and `release`.
         ManifestError: the manifest cannot be grown here.
     """
-    with alone(root / ".luna" / "grow.lock", lambda: say("grow  another luna grow is at work here; waiting")) as held:
+    with one_at_a_time(root) as held:
         check_repository(root)
         mend_half_written(root)
         if manifest is not None and not (root / GOAL).is_file():
@@ -46,6 +45,7 @@ def grow(
             name = open_next(root, new_seed=outcome is not None and not outcome.promoted)
             _note(root, goal, next_failure(root, name))
             say(f"grow  {name}, on the way to {goal}")
+            refuse_unsaved(root)
             repro(root, held=held)
             outcome = release(root, push=push)
             yield outcome

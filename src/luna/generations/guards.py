@@ -1,8 +1,22 @@
 """States of a repository in which growing would lose or mistake something. Each is refused with the way out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from luna.alone import alone
 from luna.generations.git import GitError, commit_of, git, git_or_none, is_ancestor
+from luna.progress import say
+
+
+@contextmanager
+def one_at_a_time(root: Path) -> Iterator[int]:
+    """Inside of the block nobody else opens, grows or releases here: waits for whoever does.
+
+    Yields the descriptor of the lock, for a child that must keep it even if this process dies.
+    """
+    with alone(root / ".luna" / "grow.lock", lambda: say("luna  another luna is at work here; waiting")) as held:
+        yield held
 
 
 def check_repository(root: Path) -> None:

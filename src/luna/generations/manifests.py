@@ -1,6 +1,9 @@
 """Growing from a manifest that somebody hands in: what it asks for becomes the dials of params.yaml."""
 
+import json
 from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,11 +15,13 @@ from luna.generations.history import HistoryError, read_release
 from luna.generations.opening import sha256_of
 from luna.generations.params_file import edit_params
 from luna.outputs import read_json
+from luna.progress import say
 from luna.promote.manifest import Manifest, ManifestError, Teacher, read_manifest
 from luna.promote.run import PROMOTED
 from luna.settings import Params, Settings, explain, load_settings
 from luna.teachers.run import base_path
 
+_LINE = {"generation", "parent", "grandparent", "parent_sha256", "grandparent_sha256"}  # of every generation anew
 _PLACES = {"sft": "models/sft", "parent": "models/teachers/parent", "grandparent": "models/teachers/grandparent"}
 
 
@@ -65,7 +70,8 @@ def params_from(manifest: Manifest) -> dict[str, Any]:
 def apply_manifest(root: Path, path: Path) -> Manifest:
     """Read the manifest at `path`, hold it against the repo at `root`, and write what it asks for into params.yaml.
 
-    Nothing is written unless everything fits. Edits of `replay` are left out where params have no such section.
+    Nothing is written unless everything fits. Edits of `replay` are left out where params have no such section. Dials
+    that change are told, since they stay for the generations that follow.
 
     Raises:
         BadSettings: params.yaml or its preset cannot be read as it is.
@@ -86,7 +92,20 @@ def apply_manifest(root: Path, path: Path) -> Manifest:
         edit_params(root / "params.yaml", edits)
     except KeyError as error:
         raise ManifestError(f"{root / 'params.yaml'}: {error.args[0]}: is missing; add it") from error
+    _tell_what_stays(settings.params, edits)
     return manifest
+
+
+def _tell_what_stays(before: Params, edits: Mapping[str, Any]) -> None:
+    dials = before.model_dump()
+    changes = [(key, reduce(getitem, key.split("."), dials), new) for key, new in edits.items() if key not in _LINE]
+    told = ", ".join(f"{key} {_in_yaml(old)} -> {_in_yaml(new)}" for key, old, new in changes if old != new)
+    if told:
+        say(f"grow  the manifest changes {told}; later generations keep this unless params.yaml is changed back")
+
+
+def _in_yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _wired(manifest: Manifest, teacher: Teacher) -> str:

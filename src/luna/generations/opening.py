@@ -28,6 +28,8 @@ def open_next(root: Path, *, new_seed: bool = False) -> str:
     params = load_settings(root).params
     changes: dict[str, Any] = {}
     if commit_of(root, params.generation) is None:
+        for ancestor in (params.parent, params.grandparent):
+            check_ancestor(root, ancestor)
         name = params.generation
     else:
         check_ancestor(root, params.generation)
@@ -70,14 +72,27 @@ def next_failure(root: Path, name: str) -> str:
     return f"failed/{name}.{failed_tries(root, name) + 1}"
 
 
+def generation_at(root: Path, tag: str) -> dict[str, Any]:
+    """What the generation.json of a tag's commit tells.
+
+    Raises:
+        LunaError: it holds none, or that of another generation.
+    """
+    text = file_at(root, f"refs/tags/{tag}", "generation.json")
+    said: dict[str, Any] = json.loads(text) if text else {}
+    if said.get("generation") != tag:
+        holds = said.get("generation") or "no generation"
+        raise LunaError(f"{tag}: the tag stands on a commit that holds {holds}; run `git tag -d {tag}`")
+    return said
+
+
 def sha256_of(root: Path, tag: str) -> str:
     """The weights hash that a generation's own commit tells, so that a moved tag is noticed.
 
     Raises:
-        LunaError: the tag's commit holds no generation.json with one.
+        LunaError: the tag's commit holds no generation.json of it with one.
     """
-    text = file_at(root, f"refs/tags/{tag}", "generation.json")
-    found = json.loads(text).get("weights_sha256") if text else None
+    found = generation_at(root, tag).get("weights_sha256")
     if not isinstance(found, str):
-        raise LunaError(f"{tag}: its commit has no generation.json with weights; is the tag on another commit?")
+        raise LunaError(f"{tag}: weights_sha256 is missing in its generation.json; release that generation again")
     return found

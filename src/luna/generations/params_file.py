@@ -28,8 +28,6 @@ def edit_params(path: Path, changes: Mapping[str, Any]) -> None:
         if name not in section:
             raise KeyError(key)
         section[name] = value
-    for left in path.parent.glob(f".{path.name}.*.new"):  # by a kill in just this moment; git would show it for ever
-        left.unlink(missing_ok=True)
     with replacing(path) as aside, aside.open("w", encoding="utf-8") as handle:
         yaml.dump(document, handle)
 

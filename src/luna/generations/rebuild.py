@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from luna.alone import alone
 from luna.errors import LunaError
 from luna.generations.at_tag import GenerationMissing, at_tag
 from luna.generations.dvc import cache_folder, repro, share_cache
@@ -43,14 +44,20 @@ def rebuild(root: Path, tag: str) -> Iterator[Rebuilt]:
         DvcError: a stage failed.
         NotTheSame: the bytes differ; names the stages.
     """
+    waiting = "rebuild  another luna rebuild is at work here; waiting"
+    with alone(root / ".luna" / "rebuild.lock", lambda: say(waiting)) as held:
+        yield from _rebuild(root, tag, held)
+
+
+def _rebuild(root: Path, tag: str, held: int) -> Iterator[Rebuilt]:
     generation = _generation(root, tag)
     for ancestor in (generation["grandparent"], generation["parent"]):
         if ancestor and not _at_hand(root, ancestor):
             say(f"rebuild  {ancestor} teaches {tag} and its weights are lost: it comes first")
-            yield from rebuild(root, ancestor)
+            yield from _rebuild(root, ancestor, held)
     say(f"rebuild  {tag}")
     with _own_tree(root, tag) as tree:
-        repro(tree, force=True)
+        repro(tree, force=True, held=held)
         differing = _differences(tree, root, tag)
     if differing:
         raise NotTheSame(

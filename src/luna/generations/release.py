@@ -13,7 +13,7 @@ from luna.errors import LunaError
 from luna.generations.dvc import changed_stages, check_out, is_whole, mend_lock_table, push_data
 from luna.generations.git import commit_of, file_at, git, git_or_none, move_refs, tags
 from luna.generations.guards import check_ancestor, check_repository
-from luna.generations.opening import next_failure
+from luna.generations.opening import failed_tries, following, generation_at, next_failure
 from luna.generations.snapshot import annotated_tag, restore, restore_file, settle_index, snapshot
 from luna.generations.tree import LOCK, unsaved_inputs
 from luna.promote.run import PROMOTED
@@ -40,6 +40,7 @@ def release(root: Path, *, push: bool = False) -> Outcome:
     """Release the open generation: data to the remote, then commit and tag in one transaction.
 
     A rejected generation becomes a DVC experiment and a tag `failed/NAME.k`, and the tree goes back to its parent.
+    Called once more there, where nothing is open, it tells of that rejection again.
 
     Args:
         push: also push the branch and the tag to `origin`, both or none.
@@ -53,7 +54,8 @@ def release(root: Path, *, push: bool = False) -> Outcome:
     params = load_settings(root).params
     name = params.generation
     if commit_of(root, name) is not None:
-        return _released_before(root, name, push=push)
+        released = _released_before(root, name, push=push)
+        return _last_rejected(root, name) or released
     generation = _finished(root, params)
     push_data(root)  # first, so that a tag that can be seen has its bytes
     if generation["verdict"] != PROMOTED:
@@ -77,13 +79,22 @@ def _finished(root: Path, params: Params) -> Json:
     stale = changed_stages(root)
     if stale:
         raise NotReleasable(f"{', '.join(stale)}: not up to date; run `dvc repro`")
-    unsaved = unsaved_inputs(root)
-    if unsaved:
-        raise NotReleasable(f"{', '.join(unsaved)}: the run depends on it and git does not have it; commit it first")
+    refuse_unsaved(root)
     generation: Json = json.loads((root / "generation.json").read_text(encoding="utf-8"))
     if generation["generation"] != params.generation or generation["parent"] != params.parent:
         raise NotReleasable("generation.json: is of another generation than params.yaml; run `dvc repro`")
     return generation
+
+
+def refuse_unsaved(root: Path) -> None:
+    """Refuse a tree with changed files that the last run depended on: asked before a run too, which may take hours.
+
+    Raises:
+        NotReleasable: names them.
+    """
+    unsaved = unsaved_inputs(root) if (root / LOCK).is_file() else []
+    if unsaved:
+        raise NotReleasable(f"{', '.join(unsaved)}: the run depends on it and git does not have it; commit it first")
 
 
 def _commit_and_tag(root: Path, name: str, generation: Json) -> None:
@@ -104,11 +115,22 @@ def _message(name: str, generation: Json) -> str:
 
 def _released_before(root: Path, name: str, *, push: bool) -> Outcome:
     """What remains once the tag stands: the index, and the way to remote and origin."""
+    generation_at(root, name)
     if commit_of(root, name) == git(root, "rev-parse", "HEAD"):
         settle_index(root)
     if push:
         push_data(root)
     return _pushed(root, name, push=push)
+
+
+def _last_rejected(root: Path, parent: str) -> Outcome | None:
+    """What became of the generation after this one, where it was tried and is not there."""
+    child = following(parent)
+    tries = failed_tries(root, child)
+    if not tries or commit_of(root, child) is not None:
+        return None
+    outcome, before = _rejection(root, f"failed/{child}.{tries}")
+    return outcome if before == parent else None
 
 
 def _pushed(root: Path, name: str, *, push: bool) -> Outcome:
@@ -136,12 +158,18 @@ def finish(root: Path, trying: str | None, *, push: bool = False) -> Outcome | N
 
 def _put_back(root: Path, tag: str) -> Outcome:
     """The tree as its parent left it, once the tag keeps the rejected try."""
-    generation = json.loads(git(root, "show", f"refs/tags/{tag}:generation.json"))
+    outcome, _ = _rejection(root, tag)
     if _is_of(root, tag):
         restore(root)
     if (root / LOCK).is_file():
         check_out(root)
-    return Outcome(generation["generation"], tag, promoted=False, failed=tuple(generation["failed"]))
+    return outcome
+
+
+def _rejection(root: Path, tag: str) -> tuple[Outcome, str | None]:
+    """What a rejected try's own generation.json tells, and its parent."""
+    said = json.loads(git(root, "show", f"refs/tags/{tag}:generation.json"))
+    return Outcome(said["generation"], tag, promoted=False, failed=tuple(said["failed"])), said["parent"]
 
 
 def _same_try(root: Path, name: str) -> str | None:

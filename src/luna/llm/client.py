@@ -1,67 +1,34 @@
-"""One door to every teacher and judge: `Client.ask`. LiteLLM is the transport; admission and retries are Luna's own.
+"""One door to every teacher and judge: `Client.ask` and its kin.
 
-Retried with growing pauses: rate limits, server errors, lost connections, timeouts, truncated and empty replies. A
-refused key, a bad request and an unknown model fail at once. Whatever is to happen around every call (a journal, a
-budget) belongs into `Client.ask`.
+    journal ─► admission ─► budget ─► transport ─► journal ─► whoever asked
+
+A request is looked up in the journal first; only what was never answered is sent, when admission lets it in and the
+budget has room for it. Passing faults are retried with growing pauses; a request that fails for good comes back as a
+`Failure`, so that its stage can go on without it and say so.
 """
 
 import asyncio
-import logging
-import os
-import random
-import re
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from luna.errors import TeacherError
-from luna.llm import tutor
-from luna.lm.chat import Message
+from luna.llm.caller import Caller
+from luna.llm.calls import Failure, Reply, Request, Stop
+from luna.llm.draining import on_interrupt
+from luna.llm.journal import Journal
+from luna.llm.usage import Usage
+from luna.progress import say
 from luna.settings import Endpoint
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between tries, doubled each time
-LONGEST_RETRY_AFTER = 60.0  # seconds; a server that asks for more is asked again after this
-_RETRIED_CLIENT_ERRORS = {408, 409, 425, 429}  # the 4xx that pass by themselves
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET")
+__all__ = ["Client", "Failure", "Reply", "Request", "Usage"]
+
+ROOM = 4  # requests at work for each slot; those above one a slot sleep between tries, or stand in line
+HOPELESS = 8  # requests that must have failed, and none succeeded, before the others are given up
 
 
-@dataclass(frozen=True)
-class Request:
-    """A conversation to be continued. `seed` goes to providers that take one."""
-
-    messages: list[Message]
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What came back. `cut`: the reply ran into the endpoint's `max_tokens`."""
-
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-    cut: bool = False
-
-
-@dataclass
-class Usage:
-    """What a client has used so far. `calls` are replies received, `retries` the tries that gave none."""
-
-    calls: int = 0
-    retries: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class _Setback:
-    """A try that may go better next time; `pause` is what the server asked for, in seconds."""
-
-    reason: str
-    pause: float | None = None
+def _nobody(count: int) -> None:
+    """Nobody counts along."""
 
 
 class Client:
@@ -69,202 +36,151 @@ class Client:
 
     Args:
         endpoint: model, limits and sampling settings.
-        key: the settings key of the endpoint, by which errors name it (`teacher`, `presets/x.yaml: judge`).
+        role: the settings key of the endpoint, by which errors name it: `teacher`, `judge`.
+        journal: where replies are kept and looked up; None: nowhere.
+        account: what the caps of the role count for: the generation.
 
     Raises:
-        TeacherError: the model needs a key that is not in the environment, or is no model of the tutor's.
+        TeacherError: the model needs a key that is not in the environment, is no model of the tutor's, or has a cap in
+            USD and no known price.
     """
 
-    def __init__(self, endpoint: Endpoint, key: str = "teacher") -> None:
+    def __init__(
+        self, endpoint: Endpoint, role: str = "teacher", journal: Journal | None = None, account: str = ""
+    ) -> None:
         self.endpoint = endpoint
-        self.usage = Usage()
-        self._key = key
-        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
-        self._litellm = _load_litellm()
-        self._errors = tuple(self._litellm.exceptions.LITELLM_EXCEPTION_TYPES)
-        if endpoint.model.startswith(f"{tutor.PROVIDER}/"):
-            if endpoint.model != f"{tutor.PROVIDER}/{tutor.MODEL}":
-                raise TeacherError(
-                    f"{self._name}: the tutor teaches {tutor.MODEL} only; write {tutor.PROVIDER}/{tutor.MODEL}"
-                )
-            tutor.register()
-        else:
-            self._need_keys()
+        self._caller = Caller(endpoint, role, journal, account)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._asked = 0
+
+    @property
+    def usage(self) -> Usage:
+        return self._caller.usage
+
+    def bill(self) -> dict[str, Any]:
+        """What the answers used have cost, for the metrics: the same when the journal gives them again."""
+        return self.usage.bill(self.endpoint.model)
+
+    def report(self) -> str:
+        """How this run went, for the log."""
+        return f"{self._caller.role} {self.endpoint.model}: {self.usage.report()}"
 
     async def ask(self, request: Request) -> Reply:
         """The reply to one request.
 
         Raises:
-            TeacherError: the endpoint refuses the request, or gave no reply in `max_retries` + 1 tries.
+            TeacherError: there is none, for good.
         """
-        setback = _Setback("")
-        for attempt in range(self.endpoint.max_retries + 1):
-            if attempt:
-                self.usage.retries += 1
-                await asyncio.sleep(_pause(attempt, setback))
-            async with self._slot():
-                outcome = await self._try(request)
-            if isinstance(outcome, Reply):
-                self.usage.calls += 1
-                self.usage.prompt_tokens += outcome.prompt_tokens
-                self.usage.completion_tokens += outcome.completion_tokens
-                return outcome
-            setback = outcome
-        tries = self.endpoint.max_retries + 1
-        raise TeacherError(
-            f"{self._name}: no reply in {tries} tries ({setback.reason}); "
-            f"try again later, or lower {self._key}.concurrency or raise {self._key}.max_retries"
-        )
+        answer = (await self.ask_many([request]))[0]
+        if isinstance(answer, Failure):
+            raise TeacherError(self._told(Stop(answer.reason, answer.mend), 0, 1))
+        return answer
 
     async def ask_many(
-        self, requests: Sequence[Request], on_done: Callable[[int], None] = lambda count: None
-    ) -> list[Reply]:
-        """The replies to all requests, in their order. `on_done` is called with the number of replies just come in.
+        self, requests: Sequence[Request], on_done: Callable[[int], None] = _nobody
+    ) -> list[Reply | Failure]:
+        """The answers to all requests, in their order. `on_done` is called with the number of requests just done.
+
+        Whatever ends it early lets the calls that are out come in first, and keeps them.
 
         Raises:
-            TeacherError: one request failed for good; the others are given up.
+            TeacherError: the endpoint refuses everybody, a cap is reached, somebody interrupts, or too many requests
+                (`max_failed`, or all of them) failed for good.
         """
+        answers: dict[int, Reply | Failure] = {}
+        room = asyncio.Semaphore(ROOM * self.endpoint.concurrency)
 
-        async def one(request: Request) -> Reply:
-            reply = await self.ask(request)
-            on_done(1)
-            return reply
+        async def one(place: int) -> None:
+            try:
+                answers[place] = await self._caller.answer(requests[place])
+                on_done(1)
+                self._despair(answers[place])
+            except Stop as stop:
+                self.stop(stop)
+            finally:
+                room.release()
 
-        tasks = [asyncio.ensure_future(one(request)) for request in requests]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        self._asked += len(requests)
+        async with self._alone():
+            for place, request in enumerate(requests):
+                kept = self._caller.recall(request)
+                if kept is not None:
+                    answers[place] = kept
+                    on_done(1)
+            await self._in_turn(one, [place for place in range(len(requests)) if place not in answers], room)
+        failures = [answer for answer in answers.values() if isinstance(answer, Failure)]
+        stop = self._caller.stopped or (self._too_many_failures(failures[0]) if failures else None)
+        if stop is not None:
+            raise TeacherError(self._told(stop, len(answers) - len(failures), len(requests)))
+        return [answers[place] for place in range(len(requests))]
 
-    def ask_all(self, requests: Sequence[Request], on_done: Callable[[int], None] = lambda count: None) -> list[Reply]:
-        """`ask_many` for callers that are not async."""
+    def ask_all(self, requests: Sequence[Request], on_done: Callable[[int], None] = _nobody) -> list[Reply | Failure]:
+        """`ask_many` for callers that are not async; Ctrl-C and SIGTERM end it with a `TeacherError`."""
         return asyncio.run(self._ask_and_close(requests, on_done))
 
-    async def _ask_and_close(self, requests: Sequence[Request], on_done: Callable[[int], None]) -> list[Reply]:
+    def stop(self, stop: Stop) -> None:
+        """Send nothing more, ever; let the calls that are out come in."""
+        if self._caller.stopped is None:
+            self._caller.stopped = stop
+            for task in self._tasks - self._caller.out:
+                task.cancel()
+
+    async def _ask_and_close(
+        self, requests: Sequence[Request], on_done: Callable[[int], None]
+    ) -> list[Reply | Failure]:
         try:
-            return await self.ask_many(requests, on_done)
+            with on_interrupt(lambda: self.stop(Stop("interrupted", "run it again to go on"))):
+                return await self.ask_many(requests, on_done)
         finally:
-            # LiteLLM keeps its connections per event loop; this loop ends here.
-            await self._litellm.close_litellm_async_clients()
+            await self._caller.transport.close()
 
-    @property
-    def _name(self) -> str:
-        return f"{self._key}.model: {self.endpoint.model}"
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """One process at a time asks an endpoint, and knows what the others have spent."""
+        if self._caller.journal is None:
+            yield
+            return
+        name = self._caller.transport.name
+        async with self._caller.journal.lease(
+            self.endpoint, lambda: say(f"{name}: another process is asking it; waiting")
+        ):
+            self._caller.budget.read()
+            yield
 
-    def _slot(self) -> asyncio.Semaphore:
-        """The semaphore of the running loop; a semaphore belongs to the loop that first waits on it."""
-        return self._slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self.endpoint.concurrency))
-
-    async def _try(self, request: Request) -> Reply | _Setback:
+    async def _in_turn(
+        self, one: Callable[[int], Coroutine[Any, Any, None]], places: Sequence[int], room: asyncio.Semaphore
+    ) -> None:
+        """Start the requests in order, a limited number at a time, and wait for all."""
         try:
-            answer = await self._litellm.acompletion(
-                model=self.endpoint.model,
-                messages=request.messages,
-                api_base=self.endpoint.api_base,
-                temperature=self.endpoint.temperature,
-                max_tokens=self.endpoint.max_tokens,
-                timeout=self.endpoint.timeout,
-                seed=request.seed,
-                max_retries=0,
-                drop_params=True,  # not every provider takes a seed
-            )
-        except self._errors as error:
-            return self._read_error(error)
-        return _read_answer(answer)
+            async with asyncio.TaskGroup() as group:
+                for place in places:
+                    await room.acquire()
+                    if self._caller.stopped is not None:
+                        break
+                    task = group.create_task(one(place))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
-    def _read_error(self, error: Any) -> _Setback:
-        """A setback, unless asking again cannot help.
+    def _despair(self, answer: Reply | Failure) -> None:
+        """Stop as soon as it can no longer end well."""
+        failed, enough = self.usage.failed, max(HOPELESS, self.endpoint.concurrency)
+        if isinstance(answer, Failure) and failed >= enough:
+            stop = self._too_many_failures(answer)
+            if stop is not None:
+                self.stop(stop)
 
-        Raises:
-            TeacherError: a refusal.
-        """
-        status = getattr(error, "status_code", None)
-        reason = _one_line(error, status)
-        if not isinstance(status, int) or not 400 <= status < 500 or status in _RETRIED_CLIENT_ERRORS:
-            return _Setback(reason, _retry_after(getattr(error, "litellm_response_headers", None)))
-        if status in (401, 403):
-            keys = " or ".join(_keys_of(self.endpoint)) or "the key in the environment"
-            raise TeacherError(f"{self._name}: HTTP {status}, the key is refused; check {keys}") from error
-        if status == 404:
-            mend = f"check {self._key}.model and {self._key}.api_base"
-        else:
-            mend = f"mend the settings under {self._key}, or choose another model"
-        raise TeacherError(f"{self._name}: {reason}; {mend}") from error
-
-    def _need_keys(self) -> None:
-        missing = _missing_keys(self._litellm, self.endpoint)
-        if missing:
-            local = "; a server without a key is reached as hosted_vllm/MODEL" if self.endpoint.api_base else ""
-            raise TeacherError(
-                f"{self._name} needs {' and '.join(missing)}; "
-                f"export it or choose another model at {self._key} of the preset{local}"
-            )
-
-
-def _load_litellm() -> Any:
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else the import fetches prices from the network
-    import litellm
-
-    litellm.suppress_debug_info = True
-    litellm.telemetry = False
-    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)  # what fails is reported by Luna
-    return litellm
-
-
-def _missing_keys(litellm: Any, endpoint: Endpoint) -> list[str]:
-    report = litellm.validate_environment(endpoint.model, api_base=endpoint.api_base)
-    return [name for name in report["missing_keys"] if _SECRET_NAME.search(name)]
-
-
-def _keys_of(endpoint: Endpoint) -> list[str]:
-    """The environment variables that look like keys of the endpoint's provider."""
-    provider = endpoint.model.partition("/")[0].upper()
-    return sorted(name for name in os.environ if name.startswith(provider) and _SECRET_NAME.search(name))
-
-
-def _read_answer(answer: Any) -> Reply | _Setback:
-    if not answer.choices:
-        return _Setback("a reply without choices")
-    choice, usage = answer.choices[0], getattr(answer, "usage", None)
-    text = choice.message.content or ""
-    if not text.strip():
-        return _Setback("an empty reply")
-    return Reply(
-        text,
-        prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
-        completion_tokens=getattr(usage, "completion_tokens", None) or 0,
-        cut=choice.finish_reason == "length",
-    )
-
-
-def _pause(attempt: int, setback: _Setback) -> float:
-    """Seconds to wait before try `attempt`: what the server asked for, else doubling; both with jitter."""
-    if setback.pause is not None:
-        return min(setback.pause, LONGEST_RETRY_AFTER) + random.uniform(0.0, 0.1)
-    return min(FIRST_PAUSE * 2.0 ** (attempt - 1), LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-
-
-def _retry_after(headers: Any) -> float | None:
-    """The seconds of a Retry-After header, given as a number or as a date; None where there is none."""
-    value = {str(name).lower(): value for name, value in dict(headers or {}).items()}.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(float(value), 0.0)
-    except ValueError:
-        pass  # a date
-    try:
-        return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except ValueError:
+    def _too_many_failures(self, one: Failure) -> Stop | None:
+        failed = self.usage.failed
+        if not self.usage.calls:
+            return Stop(one.reason, one.mend)
+        if failed > self.endpoint.max_failed * self._asked:
+            what = f"{failed} of {self._asked} requests failed for good, one of them: {one.reason}"
+            return Stop(what, f"{one.mend}, or raise {self._caller.role}.max_failed")
         return None
 
-
-def _one_line(error: Exception, status: int | None) -> str:
-    """A provider's complaint in one short line that holds no key."""
-    text = " ".join(str(error).split())
-    for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and len(value) >= 8:
-            text = text.replace(value, f"${name}")
-    text = text if len(text) <= 200 else text[:199] + "…"
-    return f"HTTP {status}: {text}" if status else text
+    def _told(self, stop: Stop, replies: int, count: int) -> str:
+        kept = f" and kept in {self._caller.journal.path}" if self._caller.journal is not None else ""
+        there = f"; {replies} of {count} replies are there{kept}" if replies else ""
+        return f"{self._caller.transport.name}: {stop.what}{there}; {stop.mend}"

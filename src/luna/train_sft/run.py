@@ -8,11 +8,13 @@ from typing import Any
 from luna.lm.card import model_card
 from luna.lm.load import LoadedModel, add_adapter, load_model, save_model
 from luna.lm.reproducible import set_reproducible
+from luna.lm.weights import model_key
 from luna.outputs import read_json
 from luna.progress import say
 from luna.records import Record
 from luna.settings import Settings
 from luna.train_sft.examples import gather_examples
+from luna.training.checkpoints import run_key, trained
 from luna.training.ema import AveragedWeights
 from luna.training.trainer import TokenTrainer, describe, make_trainer
 
@@ -55,14 +57,14 @@ def fine_tune(
         examples.all,
         preset.sft,
         title="train_sft",
-        output_dir=scratch_dir,
+        output_dir=scratch_dir / run_key(settings, examples.all, [model_key(parent["path"], preset.model)]),
         seed=settings.params.seed,
         callbacks=[weights],
     )
-    trainer.train()
-    weights.keep()
     counts = {"records": len(records), **examples.counts}
-    save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, counts))
+    with trained(trainer, log):
+        weights.keep()
+        save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, counts))
     metrics = {**counts, "tokens_seen": trainer.tokens_seen, "steps": trainer.state.global_step}
     return FineTuned({**metrics, "final_loss": log.rows[-1]["loss"]}, log.rows)
 

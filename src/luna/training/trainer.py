@@ -4,9 +4,11 @@ This module imports torch and TRL at once; a stage imports it inside its command
 """
 
 import math
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from luna.lm.chat import IGNORE, Example
 from luna.progress import say
 from luna.settings import Training
 from luna.training.batches import LengthBuckets
+from luna.training.final_states import FinalStates, StatesReader
 
 
 @dataclass
@@ -58,7 +61,9 @@ def describe(examples: Sequence[Example]) -> str:
 
 
 class TokenTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer whose loss sees only supervised tokens: logits [N, V] and labels [N] of the whole batch.
+    """SFTTrainer whose loss sees only supervised tokens: their final hidden states and labels [N].
+
+    No other token is ever projected onto the vocabulary.
 
     The sum over tokens is divided by the number of supervised tokens of the whole accumulated batch, so 1 x 8 and
     8 x 1 give the same gradient. A loss that is not finite stops the run before the optimizer steps.
@@ -71,11 +76,29 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
         lengths = [len(ids) for ids in examples["input_ids"]]
         return LengthBuckets(lengths, self.args.per_device_train_batch_size, self.args.data_seed)
 
-    def token_loss(
-        self, logits_NV: torch.Tensor, labels_N: torch.Tensor, num_items: float, inputs: Any
-    ) -> torch.Tensor:
+    def token_loss(self, states: FinalStates, labels_N: torch.Tensor, num_items: float, inputs: Any) -> torch.Tensor:
         """Cross-entropy; subclasses put their own loss here. Returns a scalar already divided by `num_items`."""
-        return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum") / num_items
+        return F.cross_entropy(states.logits().float(), labels_N, reduction="sum") / num_items
+
+    @cached_property
+    def reader(self) -> StatesReader:
+        """Reads what the model in training makes of its tokens."""
+        return StatesReader(self.accelerator.unwrap_model(self.model))
+
+    def counts(self) -> dict[str, Any]:
+        """What the run has counted so far, as JSON; a checkpoint keeps it."""
+        return {"tokens_seen": self.tokens_seen}
+
+    def recount(self, counts: dict[str, Any]) -> None:
+        """Go on from the counts of a checkpoint."""
+        self.tokens_seen = counts["tokens_seen"]
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A checkpoint holds the student's adapter alone; the teachers' are on disk already, and loading goes by it."""
+        super()._save(output_dir, state_dict)
+        for adapter in getattr(self.model, "peft_config", {}):
+            if adapter != "default":
+                shutil.rmtree(Path(output_dir or self.args.output_dir) / adapter, ignore_errors=True)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -83,18 +106,16 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
         self.tokens_seen += inputs["input_ids"].numel()
         labels_BT = inputs["labels"][:, 1:]
         supervised_BT = labels_BT != IGNORE
-        # Without labels in the call every backend returns plain logits instead of a fused loss.
-        forward = {key: inputs[key] for key in ("input_ids", "attention_mask")}
-        outputs = model(**forward, use_cache=False)
-        logits_NV = outputs.logits[:, :-1][supervised_BT]
+        # Without labels in the call no backend puts a loss of its own in the place of logits.
+        states = self.reader.read(inputs["input_ids"], inputs["attention_mask"], supervised_BT, called_through=model)
         num_items = float(num_items_in_batch if num_items_in_batch is not None else supervised_BT.sum())
-        loss = self.token_loss(logits_NV, labels_BT[supervised_BT], num_items, inputs | {"supervised": supervised_BT})
+        loss = self.token_loss(states, labels_BT[supervised_BT], num_items, inputs | {"supervised": supervised_BT})
         if not math.isfinite(loss.item()):
             raise LunaError(
                 f"training: the loss is {loss.item()} at step {self.state.global_step + 1}; nothing was updated;"
                 " lower learning_rate in the preset"
             )
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {}) if return_outputs else loss
 
 
 def make_trainer(
@@ -135,7 +156,8 @@ def make_trainer(
         adam_beta2=0.98,
         optim="adamw_torch_fused",
         save_strategy="steps" if training.save_steps else "no",
-        save_steps=training.save_steps or 500,
+        # Only where a loss is logged, or a run that goes on from there would log another mean.
+        save_steps=math.ceil((training.save_steps or 500) / log_every) * log_every,
         save_total_limit=2,
         report_to=training.report_to,
         logging_steps=log_every,
