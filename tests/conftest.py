@@ -8,7 +8,9 @@ import json
 import random
 import shutil
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from luna.arithmetic.problems import SKILLS, Problem, sample
 from luna.arithmetic.tutor import hint, judge
 from luna.arithmetic.wording import ask
 from luna.records import Record
-from luna.settings import Settings, load_settings
+from luna.settings import Endpoint, Settings, load_settings
 
 hypothesis.settings.register_profile("luna", derandomize=True, deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("luna")
@@ -128,3 +130,50 @@ def accepted_records() -> list[Record]:
         metadata = {"id": f"r{number}", "thinking": "thought", "attempts": _attempts(problem, number % 3)}
         records.append(Record.model_validate({"messages": messages, "metadata": metadata}))
     return records
+
+
+Answer = Callable[[list[dict[str, str]]], str]
+
+
+@pytest.fixture
+def loopback_teacher() -> Iterator[Callable[[Answer], Endpoint]]:
+    """Serves a function from messages to a reply in OpenAI's protocol, one call at a time; 100 + 50 tokens a call."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def serve(answer: Answer) -> Endpoint:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _chat_handler(answer))
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        servers.append(server)
+        base = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        return Endpoint(model="hosted_vllm/m", api_base=base, concurrency=1)
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def _chat_handler(answer: Answer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            message = {"role": "assistant", "content": answer(request["messages"])}
+            reply = {
+                "id": "x",
+                "object": "chat.completion",
+                "created": 1,
+                "model": "m",
+                "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
+            }
+            data = json.dumps(reply).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Quiet."""
+
+    return Handler

@@ -27,6 +27,8 @@ COMMANDS = {
     **{name: [f"stages/{name}.py"] for name in STAGES},
     "luna": ["-m", "luna.cli"],
     "luna card": ["-m", "luna.cli", "card"],
+    "luna generate": ["-m", "luna.cli", "generate"],
+    "luna compare-approaches": ["-m", "luna.cli", "compare-approaches"],
 }
 HEAVY = {"torch", "transformers", "litellm", "dvc", "trl", "peft", "datasets", "unsloth", "bitsandbytes"}
 

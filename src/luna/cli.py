@@ -28,6 +28,8 @@ def card(root: Annotated[Path, typer.Option(help="The root of the repo.")] = Pat
         typer.echo(write_card(generation, read_json(root / "metrics" / "eval.json")))
 
 
+GENERATED = Path("data/generated.jsonl")
+COMPARED = Path(".luna/approaches")
 Root = Annotated[Path, typer.Option(help="The root of the repo.")]
 Push = Annotated[bool, typer.Option(help="Also push branch and tag to origin, both or none.")]
 
@@ -117,6 +119,91 @@ def show_manifest(
 
     with one_line_errors("luna manifest"):
         typer.echo(json.dumps(manifest_of(root, tag), indent=2))
+
+
+Provider = Annotated[str | None, typer.Option(help="Who serves the model, as LiteLLM calls it: openai, anthropic, ...")]
+Teacher = Annotated[str | None, typer.Option(help="The teacher's model; without it, that of the preset.")]
+ApiBase = Annotated[str | None, typer.Option(help="The address of your own server.")]
+SubjectName = Annotated[str | None, typer.Option(help="arithmetic, code, socratic or a .yaml file of yours.")]
+
+
+@app.command("generate")
+def generate_examples(
+    mode: Annotated[
+        str, typer.Option(help="self-instruct, curriculum, chain-of-thought, template, socratic or mixed.")
+    ] = "mixed",
+    num_examples: Annotated[int | None, typer.Option(min=1, help="How many; without it, as params.yaml says.")] = None,
+    provider: Provider = None,
+    model: Teacher = None,
+    api_base: ApiBase = None,
+    subject: SubjectName = None,
+    mix: Annotated[str | None, typer.Option(help="balanced or self-instruct-first.")] = None,
+    templates: Annotated[Path | None, typer.Option(help="A YAML file of your own templates and prompts.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed gives other prompts.")] = None,
+    out: Annotated[Path, typer.Option(help="Where to write; a card is written beside it.")] = GENERATED,
+    root: Root = Path(),
+) -> None:
+    """Let a teacher invent examples, outside of the pipeline; what is not said is taken from params.yaml."""
+    from luna.generate.command import generate_to
+    from luna.generate.options import with_options
+    from luna.settings import load_settings
+    from luna.stage import one_line_errors
+
+    with one_line_errors("luna generate"):
+        settings = with_options(
+            load_settings(root),
+            mode=mode,
+            num_examples=num_examples,
+            provider=provider,
+            model=model,
+            api_base=api_base,
+            subject=subject,
+            mix=mix,
+            templates=templates,
+            seed=seed,
+        )
+        typer.echo(generate_to(settings, root, out))
+
+
+@app.command("compare-approaches")
+def compare(
+    pilot: Annotated[
+        int | None,
+        typer.Option(min=2, help="Ask for so many examples of each approach; without it, compare this tree's."),
+    ] = None,
+    approach: Annotated[list[str] | None, typer.Option(help="Only these in the pilot; give it several times.")] = None,
+    provider: Provider = None,
+    model: Teacher = None,
+    api_base: ApiBase = None,
+    subject: SubjectName = None,
+    templates: Annotated[Path | None, typer.Option(help="A YAML file of your own templates and prompts.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="PROVIDER/MODEL; without it the preset's, or rules alone for another subject.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed gives other prompts.")] = None,
+    price_prompt: Annotated[float | None, typer.Option(min=0, help="USD for a million tokens of prompts.")] = None,
+    price_completion: Annotated[float | None, typer.Option(min=0, help="USD for a million tokens of replies.")] = None,
+    max_usd: Annotated[float | None, typer.Option(min=0, help="Refuse a pilot that may cost more.")] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="Another tree whose model is to be listed too.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the report.")] = COMPARED,
+    root: Root = Path(),
+) -> None:
+    """Compare the approaches of generation: diversity, yield, cost, what models trained on them can do."""
+    from luna.compare.report import render
+    from luna.compare.run import compare_approaches, pilot_of
+    from luna.generate.options import with_options
+    from luna.settings import load_settings
+    from luna.stage import one_line_errors
+
+    with one_line_errors("luna compare-approaches"):
+        own = load_settings(root)
+        settings = with_options(
+            own, provider=provider, model=model, api_base=api_base, subject=subject, templates=templates, seed=seed
+        )
+        asked = None if pilot is None else pilot_of(own, settings, pilot, approach, judge, max_usd)
+        report = compare_approaches(settings, root, out, (price_prompt, price_completion), asked, run or [])
+        typer.echo(render(report), nl=False)
+        typer.echo(f"\nwritten to {out}")
 
 
 def _tell(outcome: "Outcome") -> None:

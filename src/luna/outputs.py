@@ -76,10 +76,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object, indented, keys in the order given."""
-    with replacing(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -66,7 +66,9 @@ class Generation(_Section):
     num_examples: Count
     mix: Literal["balanced", "self-instruct-first"] | dict[Approach, Share] = "balanced"
     templates: str | None = None  # a file of your own templates; None: those of the preset's subject
+    focus: dict[str, Positive] = {}  # categories and areas asked for this many times as often as the others
     frontier: Share | None = None  # ask harder until only this share is right at first; None: all skills alike
+    near_duplicates: Annotated[float, Field(ge=0.5, le=1.0)] | None = 0.8  # questions this similar are one; None: off
 
     @model_validator(mode="after")
     def _mix_adds_up(self) -> "Generation":

@@ -1,6 +1,7 @@
 """The stage's run, end to end: through the tutor, and through a teacher on loopback that misbehaves."""
 
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from luna.answers import normalized
 from luna.arithmetic.problems import holds_sealed, is_sealed, split_of
 from luna.arithmetic.wording import read
 from luna.errors import TeacherError
@@ -146,7 +148,7 @@ def clumsy_teacher():
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            prompt = request["messages"][-1]["content"]
+            prompt = request["messages"][1]["content"]  # what follows it is about a reply
             place = list(asked).index(prompt) if prompt in asked else len(asked)
             if place in refused:
                 asked[prompt] += 1
@@ -229,3 +231,92 @@ def test_a_second_run_and_a_changed_parser_ask_the_teacher_nothing(clumsy_teache
     monkeypatch.setattr(run, "REPAIRED_CONFIDENCE", 0.9)
     assert {record.metadata["confidence"] for record in once().records} == {0.9, 1.0}
     assert clumsy_teacher.asked.total() == paid
+
+
+GOOD = '{"question": "Q%s", "thinking": "t", "answer": 1}'
+MENDABLE = "{'question': 'Q%s', 'thinking': 't', 'answer': 1,}"
+
+
+def test_an_unusable_reply_is_shown_to_its_teacher_once_with_what_is_wrong(loopback_teacher):
+    """Three prompts go well; the others get a refusal, then when shown it one that breaks off, then one to mend."""
+    asked, shown = Counter(), []
+
+    def answer(messages):
+        prompt = messages[1]["content"]
+        place = list(asked).index(prompt) if prompt in asked else len(asked)
+        asked[prompt] += 1
+        shown.append([message["content"] for message in messages[2:]])
+        replies = [GOOD] if place < 3 else ["Sorry.", GOOD[:40], MENDABLE]
+        return replies[asked[prompt] - 1].replace("%s", str(place))
+
+    generated = _generate(_settings(6, subject="code", teacher=loopback_teacher(answer)))
+    assert {record.question for record in generated.records} == {f"Q{place}" for place in range(6)}
+    assert generated.stats["dropped"] == {"JSON breaks off": 3, "no JSON": 3}
+    assert [generated.stats[name] for name in ("reasked", "repaired", "mended")] == [6, 3, 0]
+    assert generated.stats["prompt_tokens"] == 1200
+    assert sum(counts["unusable"] for counts in generated.stats["by_approach"].values()) == 6
+    assert Counter(record.metadata["confidence"] for record in generated.records) == {1.0: 3, 0.5: 3}
+    assert {record.metadata["teacher"] for record in generated.records} == {"hosted_vllm/m"}
+    assert sorted(record.metadata["round"] for record in generated.records) == [0, 0, 0, 2, 2, 2]
+    assert shown[:6] + shown[9:] == [[]] * 9
+    for said, complaint in shown[6:9]:
+        assert said == "Sorry."
+        assert complaint.startswith("This reply cannot be used: no JSON. Write it again in full")
+
+
+def test_what_is_mended_when_shown_is_kept(loopback_teacher):
+    def answer(messages):
+        return GOOD.replace("%s", str(hash(messages[1]["content"]))) if len(messages) == 4 else "{}"
+
+    generated = _generate(_settings(3, subject="code", teacher=loopback_teacher(answer)))
+    assert generated.stats["mended"] == generated.stats["reasked"] == 3
+    assert generated.stats["dropped"] == {"no question": 3}
+
+
+LONG = "A booking service counts seats twice when two riders confirm at once; write a function that prevents it in {}."
+
+
+def _told_apart_by(words):
+    """A teacher whose questions differ by one word in twenty, in turn, until the words are used up."""
+    waiting, spare = list(words), iter(range(1000))
+
+    def answer(messages):
+        question = LONG.format(waiting.pop(0)) if waiting else f"Another task, number {next(spare)} of many others."
+        return json.dumps({"question": question, "thinking": "t", "answer": "a"})
+
+    return answer
+
+
+def test_a_question_much_like_another_is_dropped_where_the_subject_says_so(loopback_teacher):
+    words = ["Go", "Rust", "Java"]
+    generated = _generate(_settings(3, subject="code", teacher=loopback_teacher(_told_apart_by(words))))
+    assert generated.stats["near_duplicates"] == 2
+    assert generated.records[0].question == LONG.format("Go")
+    kept = _generate(
+        _settings(3, subject="code", near_duplicates=None, teacher=loopback_teacher(_told_apart_by(words)))
+    )
+    assert [record.question for record in kept.records] == [LONG.format(word) for word in words]
+    sums = _generate(_settings(3, subject="arithmetic", teacher=loopback_teacher(_told_apart_by(["12", "13", "14"]))))
+    assert sums.stats["near_duplicates"] == 0
+    assert len(sums.records) == 3
+
+
+def test_no_later_stage_pays_for_an_eval_question(loopback_teacher):
+    teacher = loopback_teacher(_told_apart_by(["Go", "Rust"]))
+    frozen = {normalized(LONG.format("Rust"))}
+    settings = _settings(2, subject="code", near_duplicates=None, teacher=teacher)
+    generated = _generate(settings, eval_questions=frozen)
+    assert generated.stats["contaminated"] == 2  # the one that is equal, and the one that quotes most of it
+    assert not any("riders" in record.question for record in generated.records)
+
+
+def test_every_record_tells_where_it_comes_from():
+    settings = _settings(20, mix={"self-instruct": 0.4, "curriculum": 0.3, "chain-of-thought": 0.3})
+    records = _generate(settings).records
+    for record in records:
+        told = record.metadata
+        assert told.keys() >= {"approach", "prompt_sha256", "teacher", "seed", "round"}
+        assert ("category" in told) == (told["approach"] == "self-instruct")
+        assert {"area", "concept"} <= told.keys() or told["approach"] == "self-instruct"
+        assert re.fullmatch("[0-9a-f]{16}", told["prompt_sha256"])
+    assert len({record.metadata["seed"] for record in records}) == 20

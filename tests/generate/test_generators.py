@@ -50,6 +50,46 @@ def test_self_instruct_spreads_its_categories_and_says_what_each_wants():
         assert words in debugging.text
 
 
+@pytest.mark.parametrize(
+    ("category", "slot"),
+    [
+        ("domain-specific", "field"),
+        ("debugging", "defect"),
+        ("refactoring", "mess"),
+        ("system-design", "tension"),
+        ("performance", "burden"),
+    ],
+)
+def test_a_category_with_matter_of_its_own_names_it_in_its_prompts_alone(category, slot):
+    prompts = SelfInstructGenerator(CODE, 1).generate_meta_prompts(220)
+    own = [prompt for prompt in prompts if prompt.facets["category"] == category]
+    assert all(prompt.facets[slot] in prompt.text for prompt in own)
+    assert len({prompt.facets[slot] for prompt in own}) >= 6
+    assert not any(slot in prompt.facets for prompt in prompts if prompt not in own)
+
+
+def test_focus_asks_for_weak_categories_and_areas_more_often():
+    focus = {"debugging": 3.0, "concurrency-patterns": 2.0}
+    tasks = Counter(p.facets["category"] for p in prompts_of("self-instruct", CODE, 130, 1, focus=focus))
+    assert (tasks["debugging"], tasks["testing"], len(tasks)) == (30, 10, 11)
+    for approach in ("curriculum", "chain-of-thought"):
+        areas = Counter(p.facets["area"] for p in prompts_of(approach, CODE, 70, 1, focus=focus))
+        assert (areas["concurrency-patterns"], areas["core-algorithms"]) == (20, 10)
+    with pytest.raises(BadSettings, match=r"generate\.focus: code has no 'debuging'; choose from open-"):
+        mixed_prompts("balanced", CODE, 10, 1, focus={"debuging": 2.0})
+
+
+def test_the_package_itself_offers_the_generators_and_needs_no_subject_for_code():
+    import luna.generate as offered
+
+    assert len(offered.SelfInstructGenerator().generate_meta_prompts(3)) == 3
+    assert len(offered.CurriculumGenerator().generate_curriculum_prompts(3)) == 3
+    assert len(offered.ChainOfThoughtGenerator().generate_reasoning_prompts(3)) == 3
+    assert len(offered.PromptGenerator().sample(3)) == 3
+    assert len(offered.SocraticGenerator().generate_dialogue_prompts(3)) == 3
+    assert offered.generate_enhanced_system_prompt() == generate_enhanced_system_prompt(CODE)
+
+
 def test_curriculum_covers_all_areas_and_concepts():
     prompts = CurriculumGenerator(CODE, 1).generate_curriculum_prompts(120)
     assert set(Counter(prompt.facets["area"] for prompt in prompts).values()) == {20}

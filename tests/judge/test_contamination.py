@@ -13,9 +13,9 @@ from luna.arithmetic.corpus import thinking_reply
 from luna.arithmetic.layouts import solve
 from luna.arithmetic.problems import SKILLS, sample
 from luna.arithmetic.wording import ask
+from luna.contamination import SHARE, EvalNgrams, N
 from luna.enhance.students import Dialogue, Turn
 from luna.eval_set.items import make_items
-from luna.judge.contamination import SHARE, EvalNgrams, N
 from luna.judge.run import Judged, judge
 from luna.laws import load_laws
 from luna.records import Record

@@ -2,26 +2,30 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from luna.generate.prompt import TeacherPrompt, draw_concepts, draw_fields, write
-from luna.generate.subject import Subject
+from luna.generate.subject import Subject, default_subject
 
 
 @dataclass(frozen=True)
 class CurriculumGenerator:
-    """Prompts over the areas and concepts of a subject. The same seed gives the same prompts."""
+    """Prompts over the areas and concepts of a subject. The same seed gives the same prompts.
 
-    subject: Subject
+    `focus` says how many times as often as the others an area is asked for, by its name.
+    """
+
+    subject: Subject = field(default_factory=default_subject)
     seed: int = 0
     skill_weights: Mapping[str, float] | None = None
+    focus: Mapping[str, float] | None = None
 
     def generate_curriculum_prompts(self, n: int) -> list[TeacherPrompt]:
-        """`n` prompts, areas and their concepts spread evenly."""
+        """`n` prompts, areas spread evenly but for `focus`, and the concepts of each area evenly."""
         rng = random.Random(f"curriculum {self.seed}")
         part = self.subject.curriculum
         fields = draw_fields(rng, self.subject, self.skill_weights, n)
-        concepts = draw_concepts(rng, part.areas, n)
+        concepts = draw_concepts(rng, part.areas, n, self.focus)
         return [
             write(
                 self.subject,

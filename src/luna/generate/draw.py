@@ -36,10 +36,11 @@ def spread(rng: random.Random, weights: Mapping[str, float], n: int) -> list[str
     return names
 
 
-def evenly(rng: random.Random, items: Sequence[str], n: int) -> list[str]:
+def evenly(rng: random.Random, items: Sequence[str], n: int, focus: Mapping[str, float] | None = None) -> list[str]:
     """`n` items in random order, each `n / len(items)` times, give or take one; which ones get more is chance.
 
-    An item that is listed twice comes twice as often.
+    An item that is listed twice comes twice as often, and one that `focus` names as many times as often as it says.
     """
     places = rng.sample(range(len(items)), len(items))
-    return [items[int(place)] for place in spread(rng, {str(place): 1.0 for place in places}, n)]
+    weights = {str(place): (focus or {}).get(items[place], 1.0) for place in places}
+    return [items[int(place)] for place in spread(rng, weights, n)]

@@ -31,19 +31,25 @@ def prompts_of(
     seed: int,
     skill_weights: Mapping[str, float] | None = None,
     templates: Templates | None = None,
+    focus: Mapping[str, float] | None = None,
 ) -> list[TeacherPrompt]:
-    """`n` prompts of one approach."""
+    """`n` prompts of one approach.
+
+    Raises:
+        BadSettings: a skill, a category or an area is unknown to the subject.
+    """
+    subject.check_focus(focus or {})
     match approach:
         case "self-instruct":
-            return SelfInstructGenerator(subject, seed, skill_weights).generate_meta_prompts(n)
+            return SelfInstructGenerator(subject, seed, skill_weights, focus).generate_meta_prompts(n)
         case "curriculum":
-            return CurriculumGenerator(subject, seed, skill_weights).generate_curriculum_prompts(n)
+            return CurriculumGenerator(subject, seed, skill_weights, focus).generate_curriculum_prompts(n)
         case "chain-of-thought":
-            return ChainOfThoughtGenerator(subject, seed, skill_weights).generate_reasoning_prompts(n)
+            return ChainOfThoughtGenerator(subject, seed, skill_weights, focus).generate_reasoning_prompts(n)
         case "template":
             return PromptGenerator(subject, seed, skill_weights, templates).sample(n)
         case "socratic":
-            return SocraticGenerator(subject, seed, skill_weights).generate_dialogue_prompts(n)
+            return SocraticGenerator(subject, seed, skill_weights, focus=focus).generate_dialogue_prompts(n)
 
 
 def mixed_prompts(
@@ -53,18 +59,20 @@ def mixed_prompts(
     seed: int,
     skill_weights: Mapping[str, float] | None = None,
     templates: Templates | None = None,
+    focus: Mapping[str, float] | None = None,
 ) -> list[TeacherPrompt]:
     """`n` prompts in random order; each approach has its share of them, by largest remainder.
 
     Args:
         mix: a name of `MIXES` or shares by approach.
         templates: your own templates, instead of the subject's.
+        focus: categories and areas by name, and how many times as often as the others each is asked for.
     """
     counts = apportion({str(approach): share for approach, share in shares_of(mix).items()}, n)
     prompts = [
         prompt
         for approach in shares_of(mix)
-        for prompt in prompts_of(approach, subject, counts[approach], seed, skill_weights, templates)
+        for prompt in prompts_of(approach, subject, counts[approach], seed, skill_weights, templates, focus)
     ]
     random.Random(f"mix {seed}").shuffle(prompts)
     return prompts

@@ -54,12 +54,14 @@ def _known_weights(subject: Subject, skill_weights: Mapping[str, float] | None) 
     return skill_weights
 
 
-def draw_concepts(rng: random.Random, areas: Sequence[Area], n: int) -> list[tuple[Area, str]]:
-    """`n` concepts, areas spread evenly and the concepts of each area too."""
-    by_title = {area.title: area for area in areas}
-    titles = evenly(rng, list(by_title), n)
-    waiting = {title: evenly(rng, area.concepts, titles.count(title)) for title, area in by_title.items()}
-    return [(by_title[title], waiting[title].pop()) for title in titles]
+def draw_concepts(
+    rng: random.Random, areas: Sequence[Area], n: int, focus: Mapping[str, float] | None = None
+) -> list[tuple[Area, str]]:
+    """`n` concepts, areas spread evenly but for those that `focus` names, and the concepts of each area evenly."""
+    by_name = {area.name: area for area in areas}
+    names = evenly(rng, list(by_name), n, focus)
+    waiting = {name: evenly(rng, area.concepts, names.count(name)) for name, area in by_name.items()}
+    return [(by_name[name], waiting[name].pop()) for name in names]
 
 
 def write(

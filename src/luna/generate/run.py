@@ -1,14 +1,18 @@
 """The generate stage: prompts to the teacher, inventions back, records out, exactly as many as asked for."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from luna.answers import normalized
+from luna.contamination import EvalNgrams
 from luna.errors import TeacherError
 from luna.generate.draw import seed_of
 from luna.generate.mix import mixed_prompts
+from luna.generate.near_duplicates import NearDuplicates
 from luna.generate.prompt import TeacherPrompt
 from luna.generate.replies import parse_conversations, parse_invention
 from luna.generate.socratic import SocraticGenerator
@@ -22,6 +26,23 @@ from luna.settings import Settings
 
 ROUNDS = 8  # how often a prompt is asked, each time with a new seed, until it yields something new
 REPAIRED_CONFIDENCE = 0.5  # of an example whose reply was no strict JSON; 1 otherwise
+SHOWN_OF_CUT = 500  # characters of a reply that broke off, when it is shown to its writer
+
+COUNTED = (
+    "examples",
+    "calls",
+    "duplicates",
+    "near_duplicates",
+    "contaminated",
+    "unusable",
+    "prompt_tokens",
+    "completion_tokens",
+)
+_LOST = {
+    "duplicates": "a question that was there before",
+    "near_duplicates": "a question much like one that was there before",
+    "contaminated": "a question of the eval set",
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +62,11 @@ class _Run:
     subject: Subject
     prompts: list[TeacherPrompt]
     places: list[Record | None]
+    eval_questions: Collection[str]
+    eval_ngrams: EvalNgrams
+    near: NearDuplicates | None
     seen: set[str] = field(default_factory=set)
+    faulty: dict[int, list[Message]] = field(default_factory=dict)  # a reply to mend, and what is wrong with it
     counts: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
     by_approach: dict[str, Counter[str]] = field(default_factory=dict)
@@ -57,22 +82,25 @@ def generate(
     skill_weights: Mapping[str, float] | None,
     client: Client,
     on_progress: Callable[[int], None] = lambda count: None,
+    eval_questions: Collection[str] = (),
 ) -> Generated:
-    """Let the teacher invent `generate.num_examples` examples, no two with the same question.
+    """Let the teacher invent `generate.num_examples` examples, no two with the same question or nearly so.
 
-    A reply that is unusable or repeats a question is dropped and its prompt asked again with a new seed. A prompt whose
-    call fails for good is given up, and told among `failed`.
+    A reply that is unusable is shown to the teacher once, with what is wrong with it. A reply that repeats a question
+    or holds one of the eval set is dropped: no later stage shall pay for it. Its prompt is asked again with a new seed.
+    A prompt whose call fails for good is given up, and told among `failed`.
 
     Args:
         skill_weights: how much of each skill of the subject; None: all alike.
         on_progress: called with the number of prompts just answered for the first time.
+        eval_questions: the questions of the eval set, normalized.
 
     Raises:
         TeacherError: every call failed for good (or more than `teacher.max_failed`), a cap of the teacher is reached,
             or it gave too few usable replies.
         BadSettings: the subject or the templates file is not as it should be.
     """
-    run = _start(settings, skill_weights)
+    run = _start(settings, skill_weights, eval_questions)
     for round_ in range(ROUNDS):
         waiting = run.open
         run.counts["reasked"] += len(waiting) if round_ else 0
@@ -83,7 +111,7 @@ def generate(
             if isinstance(reply, Failure):
                 run.failed[index] = reply.reason
             else:
-                _take(run, index, reply)
+                _take(run, index, reply, round_)
                 last = reply
         if not run.open:
             stats = _stats(run) | {"teacher": client.bill()}
@@ -93,51 +121,86 @@ def generate(
     raise TeacherError(_shortfall(run, last))
 
 
-def _start(settings: Settings, skill_weights: Mapping[str, float] | None) -> _Run:
+def _start(settings: Settings, skill_weights: Mapping[str, float] | None, eval_questions: Collection[str]) -> _Run:
     asked = settings.params.generate
     subject = load_subject(settings.preset.subject)
     templates = load_templates(Path(asked.templates), subject) if asked.templates else None
     seed = seed_of("prompts", settings.params.seed, settings.params.generation)
-    prompts = mixed_prompts(asked.mix, subject, asked.num_examples, seed, skill_weights, templates)
-    run = _Run(settings, subject, prompts, [None] * len(prompts))
+    prompts = mixed_prompts(asked.mix, subject, asked.num_examples, seed, skill_weights, templates, asked.focus)
+    near = NearDuplicates(asked.near_duplicates) if asked.near_duplicates and subject.near_duplicates else None
+    places: list[Record | None] = [None] * len(prompts)
+    run = _Run(settings, subject, prompts, places, eval_questions, EvalNgrams(eval_questions), near)
     for prompt in prompts:
         run.by_approach.setdefault(prompt.approach, Counter())
     return run
 
 
 def _request(run: _Run, index: int, round_: int) -> Request:
-    """The request of a place; the generation is part of its seed, so that no generation repeats another's examples."""
-    prompt, params = run.prompts[index], run.settings.params
+    """The request of a place; after an unusable reply it shows that reply and what is wrong with it."""
     messages: list[Message] = [
         {"role": "system", "content": generate_enhanced_system_prompt(run.subject)},
-        {"role": "user", "content": prompt.text},
+        {"role": "user", "content": run.prompts[index].text},
     ]
-    return Request(messages, seed_of("reply", params.seed, params.generation, index, round_))
+    return Request([*messages, *run.faulty.get(index, [])], _seed(run, index, round_))
 
 
-def _take(run: _Run, index: int, reply: Reply) -> None:
+def _seed(run: _Run, index: int, round_: int) -> int:
+    """The generation is part of it, so that no generation repeats another's examples."""
+    params = run.settings.params
+    return seed_of("reply", params.seed, params.generation, index, round_)
+
+
+def _mend(reply: Reply, reason: str) -> list[Message]:
+    said = f"{reply.text[:SHOWN_OF_CUT]} [...]" if reply.cut else reply.text
+    mend = "Be shorter, and write it" if reply.cut else "Write it"
+    request = f"This reply cannot be used: {reason}. {mend} again in full, as JSON of the form asked for above."
+    return [{"role": "assistant", "content": said}, {"role": "user", "content": request}]
+
+
+def _take(run: _Run, index: int, reply: Reply, round_: int) -> None:
     """Fill a place from a reply, or count why not."""
     tally = run.by_approach[run.prompts[index].approach]
+    tally["calls"] += 1
+    shown = run.faulty.pop(index, None)
     tally["prompt_tokens"] += reply.prompt_tokens
     tally["completion_tokens"] += reply.completion_tokens
     try:
-        record, repaired = _record(run, index, reply)
-    except UnusableReplyError as reason:
-        run.dropped["cut off by max_tokens" if reply.cut else str(reason)] += 1
+        record, repaired = _record(run, index, reply, round_)
+    except UnusableReplyError as error:
+        reason = "cut off by max_tokens" if reply.cut else str(error)
+        run.dropped[reason] += 1
         tally["unusable"] += 1
+        if shown is None:
+            run.faulty[index] = _mend(reply, reason)
         return
-    key = " ".join(" ".join(turn.content for turn in record.messages if turn.role == "user").casefold().split())
-    if key in run.seen:
-        run.counts["duplicates"] += 1
-        tally["duplicates"] += 1
+    objection = _objection(run, record)
+    if objection:
+        tally[objection] += 1
         return
-    run.seen.add(key)
     run.counts["repaired"] += repaired
+    run.counts["mended"] += shown is not None
     tally["examples"] += 1
     run.places[index] = record
 
 
-def _record(run: _Run, index: int, reply: Reply) -> tuple[Record, bool]:
+def _objection(run: _Run, record: Record) -> Literal["duplicates", "near_duplicates", "contaminated"] | None:
+    """Why an example would be lost later; one that is kept is remembered."""
+    asked = " ".join(turn.content for turn in record.messages if turn.role == "user")
+    if normalized(asked) in run.seen:
+        return "duplicates"
+    spoken = [turn.content for turn in record.messages if turn.role != "system"]
+    if (
+        normalized(record.question) in run.eval_questions
+        or run.eval_ngrams.overlap([*spoken, record.thinking]).objection
+    ):
+        return "contaminated"
+    if run.near is not None and not run.near.add(asked):
+        return "near_duplicates"
+    run.seen.add(normalized(asked))
+    return None
+
+
+def _record(run: _Run, index: int, reply: Reply, round_: int) -> tuple[Record, bool]:
     prompt = run.prompts[index]
     if prompt.approach == "socratic":
         dialogues = parse_conversations(reply.text, SocraticGenerator.exchanges)
@@ -158,6 +221,9 @@ def _record(run: _Run, index: int, reply: Reply) -> tuple[Record, bool]:
         "question_type": question_type,
         "confidence": REPAIRED_CONFIDENCE if repaired else 1.0,
         "teacher": run.settings.preset.teacher.model,
+        "prompt_sha256": hashlib.sha256(prompt.text.encode()).hexdigest()[:16],
+        "seed": _seed(run, index, round_),
+        "round": round_,
     }
     return Record(messages=turns, metadata=metadata), repaired
 
@@ -180,22 +246,21 @@ def _id(run: _Run, index: int) -> str:
 
 
 def _stats(run: _Run) -> dict[str, Any]:
-    names = ("examples", "duplicates", "unusable", "prompt_tokens", "completion_tokens")
-    by_approach = {name: {key: tally[key] for key in names} for name, tally in sorted(run.by_approach.items())}
+    by_approach = {name: {key: tally[key] for key in COUNTED} for name, tally in sorted(run.by_approach.items())}
     return {
         "examples": len(run.prompts) - len(run.failed),
         "failed": len(run.failed),
-        **{name: run.counts[name] for name in ("duplicates", "repaired", "reasked")},
+        **{name: run.counts[name] for name in ("repaired", "mended", "reasked")},
         "dropped": dict(sorted(run.dropped.items())),
-        **{name: sum(tally[name] for tally in by_approach.values()) for name in names[-2:]},
+        **{name: sum(tally[name] for tally in by_approach.values()) for name in COUNTED[1:]},
         "by_approach": by_approach,
     }
 
 
 def _shortfall(run: _Run, last: Reply) -> str:
     reasons = Counter(run.dropped)
-    if run.counts["duplicates"]:
-        reasons["a question that was there before"] = run.counts["duplicates"]
+    for name, words in _LOST.items():
+        reasons += Counter({words: sum(tally[name] for tally in run.by_approach.values())})
     why = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     model = f"teacher.model: {run.settings.preset.teacher.model}"
     if not any(run.places):

@@ -2,26 +2,30 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from luna.generate.draw import evenly
 from luna.generate.prompt import TeacherPrompt, bullets, draw_fields, write
-from luna.generate.subject import Subject
+from luna.generate.subject import Subject, default_subject
 
 
 @dataclass(frozen=True)
 class SelfInstructGenerator:
-    """Meta-prompts over the categories of a subject. The same seed gives the same prompts."""
+    """Meta-prompts over the categories of a subject. The same seed gives the same prompts.
 
-    subject: Subject
+    `focus` says how many times as often as the others a category is asked for, by its name.
+    """
+
+    subject: Subject = field(default_factory=default_subject)
     seed: int = 0
     skill_weights: Mapping[str, float] | None = None
+    focus: Mapping[str, float] | None = None
 
     def generate_meta_prompts(self, n: int) -> list[TeacherPrompt]:
-        """`n` prompts, the categories spread evenly."""
+        """`n` prompts, the categories spread evenly but for `focus`."""
         rng = random.Random(f"self-instruct {self.seed}")
         categories = {category.name: category for category in self.subject.self_instruct.categories}
-        names = evenly(rng, list(categories), n)
+        names = evenly(rng, list(categories), n, self.focus)
         fields = draw_fields(rng, self.subject, self.skill_weights, n)
         return [self._write(name, drawn) for name, drawn in zip(names, fields, strict=True)]
 

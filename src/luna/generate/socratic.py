@@ -2,11 +2,11 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from luna.generate.draw import evenly
 from luna.generate.prompt import TeacherPrompt, draw_concepts, draw_fields
-from luna.generate.subject import Subject, fields_of, fill
+from luna.generate.subject import Subject, default_subject, fields_of, fill
 
 _PROMPT = """\
 Write exactly {conversations} between a learner and a Socratic tutor, each of exactly {exchanges}. \
@@ -45,21 +45,23 @@ Reply with a JSON array and nothing else, one element for each conversation:
 class SocraticGenerator:
     """Prompts for dialogues. The same seed gives the same prompts.
 
-    `conversations` and `exchanges` are the numbers each prompt asks for; `topic` None draws topics of the subject.
+    `conversations` and `exchanges` are the numbers each prompt asks for; `topic` None draws topics of the subject, from
+    its areas, of which `focus` can ask for some more often.
     """
 
-    subject: Subject
+    subject: Subject = field(default_factory=default_subject)
     seed: int = 0
     skill_weights: Mapping[str, float] | None = None
     conversations: int = 1
     exchanges: int = 4
     topic: str | None = None
+    focus: Mapping[str, float] | None = None
 
     def generate_dialogue_prompts(self, n: int) -> list[TeacherPrompt]:
         """`n` prompts, topics and kinds of learner spread evenly."""
         rng = random.Random(f"socratic {self.seed}")
         learners = evenly(rng, self.subject.socratic.learners, n)
-        concepts = draw_concepts(rng, self.subject.curriculum.areas, n)
+        concepts = draw_concepts(rng, self.subject.curriculum.areas, n, self.focus)
         fields = draw_fields(rng, self.subject, self.skill_weights, n)
         return [
             self._write(learner, {"area": area.title, "concept": concept, **drawn})

@@ -112,6 +112,7 @@ class Subject(_Part):
     question_type: str
     skills: dict[str, str] = {}
     slots: dict[str, Words] = {}
+    near_duplicates: bool = True  # drop questions that are almost the same; False where a number makes the difference
     reply: ReplyFields
     system: SystemPrompt
     self_instruct: SelfInstruct
@@ -133,12 +134,26 @@ class Subject(_Part):
 
     def _frames(self) -> dict[str, str]:
         return {
-            "self_instruct": self.self_instruct.frame + "".join(c.instruction for c in self.self_instruct.categories),
+            "self_instruct": " ".join([self.self_instruct.frame, *self._asked_by_categories()]),
             "curriculum": self.curriculum.frame,
             "chain_of_thought": self.chain_of_thought.frame,
             "template": self.template_frame,
             "socratic": self.socratic.topic,
         }
+
+    def _asked_by_categories(self) -> list[str]:
+        return [
+            text for category in self.self_instruct.categories for text in (category.instruction, *category.demands)
+        ]
+
+    def check_focus(self, focus: Mapping[str, float]) -> None:
+        """Raise BadSettings if `focus` names neither a category nor an area."""
+        known = [category.name for category in self.self_instruct.categories]
+        known += [area.name for area in self.curriculum.areas]
+        unknown = sorted(set(focus) - set(known))
+        if unknown:
+            names = ", ".join(dict.fromkeys(known))
+            raise BadSettings(f"generate.focus: {self.name} has no {unknown[0]!r}; choose from {names}")
 
     @property
     def known_fields(self) -> set[str]:
@@ -170,6 +185,11 @@ def load_subject(name: str) -> Subject:
         raise BadSettings(f"subject: there is no {name!r}; choose one of {', '.join(known)} or give a .yaml file")
     with resources.as_file(folder / f"{name}.yaml") as path:
         return _load(path, Subject)
+
+
+def default_subject() -> Subject:
+    """The subject of generators that are not told one: software development."""
+    return load_subject("code")
 
 
 def load_templates(path: Path, subject: Subject) -> Templates:

@@ -1,12 +1,15 @@
 """The system prompt: one for all examples of a subject, and one for its Socratic dialogues."""
 
 from luna.generate.prompt import bullets, numbered
-from luna.generate.subject import Subject
+from luna.generate.subject import Subject, default_subject
 
 
-def generate_enhanced_system_prompt(subject: Subject) -> str:
-    """Role, principles, way of working and style of the assistant, as the teacher and the student see it."""
-    system = subject.system
+def generate_enhanced_system_prompt(subject: Subject | None = None) -> str:
+    """Role, principles, way of working and style of the assistant, as the teacher and the student see it.
+
+    Without a subject it is that of software development.
+    """
+    system = (subject or default_subject()).system
     parts = [system.role.strip()]
     if system.principles:
         parts.append("What you hold to:\n" + bullets(system.principles))

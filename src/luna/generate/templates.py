@@ -2,18 +2,18 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from luna.generate.draw import apportion, evenly
 from luna.generate.prompt import TeacherPrompt, draw_fields, write
-from luna.generate.subject import Subject, Templates
+from luna.generate.subject import Subject, Templates, default_subject
 
 
 @dataclass(frozen=True)
 class PromptGenerator:
     """Fills templates; None takes those of the subject. The same seed gives the same prompts."""
 
-    subject: Subject
+    subject: Subject = field(default_factory=default_subject)
     seed: int = 0
     skill_weights: Mapping[str, float] | None = None
     templates: Templates | None = None

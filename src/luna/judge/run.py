@@ -13,10 +13,10 @@ from typing import Any, Literal
 from luna.answers import normalized, same_answer
 from luna.arithmetic.problems import holds_held_out, holds_sealed, split_of
 from luna.arithmetic.wording import read as read_question
+from luna.contamination import EvalNgrams, Overlap
 from luna.enhance.students import Dialogue
 from luna.enhance.thinking import split_reply
 from luna.errors import BadRecord
-from luna.judge.contamination import EvalNgrams, Overlap
 from luna.laws import Law, broken_by
 from luna.records import Record
 
