@@ -185,7 +185,7 @@ def choose_skill(rng: random.Random, weights: dict[str, float]) -> Skill:
 
 
 _SIGN = r"(?:[-+*x×·−]|plus|minus|times)"
-_SEALED_OPERAND = re.compile(rf"(?<!\d){SEALED_DIGIT}\d+\s*(?:{_SIGN}|\)|, then)|(?:{_SIGN}|\()\s*{SEALED_DIGIT}\d+")
+_SEALED_OPERAND = re.compile(rf"(?<!\d){SEALED_DIGIT}\d+\s*(?:{_SIGN}|\))|(?:{_SIGN}|\()\s*{SEALED_DIGIT}\d+")
 _SEALED_IN_STORY = re.compile(rf"(?:has|gets|away|with)\s+{SEALED_DIGIT}\d+")
 _CHAINED = re.compile(r"\d+\s*([-+*])\s*\d+(?:\)|, then)\s*([-+*])\s*\d+")
 _CALCULATION = re.compile(r"(?<![\d+*(=-])(\d+)([-+*])(\d+)(?![\d+*-])")

@@ -49,9 +49,6 @@ FORMS = (
     Form("What is {a}{op}{b}?", 1),
     Form("Compute {a}{op}{b}.", 1),
     Form("What is {a} {word} {b}?", 1),
-    # Asked like a second step, but alone: its sign has to be read, for no step before it narrows it down.
-    Form("What is ({a}){op}{b}?", 1),
-    Form("Compute {a}, then {op}{b}.", 1),
     Form("{who} has {a} {what} and gets {b} more. How many {what}?", 1, "+"),
     Form("{who} has {a} {what} and gives away {b}. How many {what}?", 1, "-"),
     Form("{who} has {b} boxes with {a} {what} each. How many {what}?", 1, "*"),
