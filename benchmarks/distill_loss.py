@@ -6,11 +6,10 @@
 
 Every case is a step on final hidden states: loss, and its gradient by the student's hidden states through one frozen
 head. `floor` is the arithmetic that none can do without: three projections onto the vocabulary and one product back
-(two projections for a loss with one teacher, `floor, 1 teacher`), in chunks of the same size and as one product each;
-the faster counts. Each case runs in a process of its own, in turn, `--repeats` rounds of them. Memory is the peak
-beyond the inputs, and the medians over the rounds are shown. On a CPU seconds are those of the process, so that other
-work on the machine disturbs little; on a GPU they are what passes on the clock. The definition needs about 10 GB at
-1,024 tokens.
+(two projections for a loss with one teacher, `floor, 1 teacher`), in chunks of the fused loss's size. Each case runs in
+a process of its own, in turn, `--repeats` rounds of them. Memory is the peak beyond the inputs, and the medians over
+the rounds are shown. On a CPU seconds are those of the process, so that other work on the machine disturbs little; on a
+GPU they are what passes on the clock. The definition needs about 10 GB at 1,024 tokens.
 """
 
 import json
@@ -108,7 +107,7 @@ def make_inputs(tokens: int, vocabulary: int, width: int, device: str, dtype: An
 
 
 def floor(teachers: int) -> Callable[[Json], Step]:
-    """The bare matrix products, as one each or in chunks: the faster."""
+    """The bare matrix products, chunk by chunk."""
 
     def prepare(inputs: Json) -> Step:
         import torch
@@ -117,9 +116,9 @@ def floor(teachers: int) -> Callable[[Json], Step]:
 
         hidden, head = inputs["hidden"].detach(), inputs["head"]
         models = [hidden, inputs["primary"], inputs["critic"]][: teachers + 1]
-        chunk, _ = sizes(len(head), 4, head.device)
+        rows, _ = sizes(len(head), 4, head.device)
 
-        def products(rows: int) -> None:
+        def step() -> None:
             logits = torch.empty(rows, len(head), dtype=hidden.dtype, device=hidden.device)
             gradient = torch.empty_like(hidden)
             for start in range(0, len(hidden), rows):
@@ -128,9 +127,7 @@ def floor(teachers: int) -> Callable[[Json], Step]:
                     torch.mm(model[start : start + rows], head.T, out=part)
                 torch.mm(part, head, out=gradient[start : start + rows])
 
-        device = hidden.device.type
-        quickest = min((min(chunk, len(hidden)), len(hidden)), key=lambda rows: _timed(lambda: products(rows), device))
-        return lambda: products(quickest)
+        return step
 
     return prepare
 
