@@ -57,6 +57,9 @@ def joined() -> Iterator[None]:
 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        # By itself accelerate would name the device cpu:0, and no checkpoint can be read onto that.
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield

