@@ -24,7 +24,7 @@ def world_size() -> int:
 
 def is_first() -> bool:
     """Whether this process is the one that speaks, seals and writes what a stage hands on."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return world_size() == 1 or int(os.environ.get("RANK", "0")) == 0
 
 
 def check_started() -> None:

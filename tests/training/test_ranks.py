@@ -91,7 +91,7 @@ def _torchrun(*command: str | Path) -> subprocess.CompletedProcess[str]:
 def _same_curve(one: list[dict[str, float]], other: list[dict[str, float]]) -> None:
     assert [row["step"] for row in one] == [row["step"] for row in other]
     for row, twin in zip(one, other, strict=True):
-        assert row == pytest.approx(twin, rel=2e-4, abs=1e-6)
+        assert row == pytest.approx(twin, rel=1e-5, abs=1e-6)
 
 
 def _same_weights(one: str, other: str) -> None:
@@ -99,7 +99,7 @@ def _same_weights(one: str, other: str) -> None:
     tensors, others = load_file(file), load_file(Path(other) / file.name)
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
-        torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=2e-4)
+        torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_two_ranks_learn_what_one_does(
     said = _torchrun(REPO / "stages" / "train_sft.py")
     tuned = json.loads(Path("metrics/train_sft.json").read_text())
     assert said.stdout.count("the student starts from") == 1
-    assert tuned["final_loss"] == pytest.approx(one_tuned.metrics["final_loss"], rel=2e-4)
+    assert tuned["final_loss"] == pytest.approx(one_tuned.metrics["final_loss"], rel=1e-5)
     assert {**tuned, "final_loss": 0, "tokens_seen": 0} == {**one_tuned.metrics, "final_loss": 0, "tokens_seen": 0}
     _same_weights("models/one-sft", "models/sft")
 
@@ -139,16 +139,8 @@ def test_two_ranks_learn_what_one_does(
     )
     assert 0 < first["metrics"]["t1_only"] < 1
     _same_weights("models/one", "models/two")
-    assert sorted(path.name for path in Path("models").iterdir()) == [
-        "again",
-        "base",
-        "luna",
-        "one",
-        "one-sft",
-        "sft",
-        "teachers",
-        "two",
-    ]
+    left = {path.name for path in Path("models").iterdir()}
+    assert left == {"again", "base", "one", "one-sft", "sft", "teachers", "two"}
 
 
 def test_a_last_batch_that_is_not_whole_gives_each_rank_its_slice() -> None:
