@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,6 @@ from luna.errors import LunaError
 from luna.lm.chat import Example
 from luna.lm.load import LoadedModel
 from luna.lm.reproducible import set_reproducible
-from luna.ranks import check_started
 from luna.records import Record, read_records, write_records
 from luna.settings import Lora, Settings, Training
 from luna.stage import running
@@ -28,7 +28,7 @@ from luna.training.trainer import TokenTrainer, make_trainer
 
 REPO = Path(__file__).parents[2]
 Make = Callable[..., Settings]
-# Distils as the stage does, interrupted once before it has saved, then again with another beta; tells what this rank
+# Distils as the stage does, interrupted once after a checkpoint, then again with another beta; tells what this rank
 # alone can know, the averaged weights among it.
 CHILD = """
 import hashlib, json, os
@@ -38,23 +38,23 @@ from luna.distill import run
 from luna.records import read_records
 from luna.stage import ROOT, running
 
-kept = []
-keep = run.AveragedWeights.keep
+seen = []
+follow = run.AveragedWeights.on_step_end
 
-def interrupted_once(self):
-    kept.append(self)
-    if len(kept) == 1:
+def interrupted_once(self, args, state, control, **rest):
+    seen.append(self)
+    if len(seen) == 11:
         raise InterruptedError
-    keep(self)
+    follow(self, args, state, control, **rest)
 
-run.AveragedWeights.keep = interrupted_once
+run.AveragedWeights.on_step_end = interrupted_once
 with running("distill", torch=True, ranks=True) as settings:
     records = read_records(Path("data/judged.jsonl"))
     for name, beta in (("interrupted", 0.5), ("two", 0.5), ("again", 0.9)):
         asked = settings.model_copy(update={"params": settings.params.model_copy(update={"beta": beta})})
         with suppress(InterruptedError):
             done = run.distill(asked, records, ROOT, Path(f"models/{name}"), Path(f".luna/{beta}"))
-            weights = b"".join(p.detach().numpy().tobytes() for p in kept[-1].live)
+            weights = b"".join(p.detach().numpy().tobytes() for p in seen[-1].live)
             told = {"metrics": done.metrics, "log": done.log, "weights": hashlib.sha256(weights).hexdigest()}
             Path(f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(told))
 """
@@ -157,21 +157,19 @@ def test_a_run_that_would_be_one_rank_of_several_is_refused(
     training: Callable[..., Training],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    loaded = tiny()
+
+    def make() -> None:
+        named: dict[str, Any] = {"title": "sft", "output_dir": tmp_path, "seed": 0}
+        make_trainer(TokenTrainer, loaded.model, loaded.tokenizer, examples, training(), **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("luna.training.trainer.world_size", lambda: 2)
+        with pytest.raises(LunaError, match=r"^sft: WORLD_SIZE is 2 and 1 would train; .* unset WORLD_SIZE$"):
+            make()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(LunaError, match=r"^WORLD_SIZE is 2 but RANK is not set, .* or unset WORLD_SIZE$"):
-        check_started()
-    loaded = tiny()
-    with pytest.raises(LunaError, match=r"^sft: WORLD_SIZE is 2 and 1 would train; .* unset WORLD_SIZE$"):
-        make_trainer(
-            TokenTrainer,
-            loaded.model,
-            loaded.tokenizer,
-            examples,
-            training(),
-            title="sft",
-            output_dir=tmp_path,
-            seed=0,
-        )
+        make()
 
 
 @pytest.mark.parametrize(

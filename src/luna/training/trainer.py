@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from luna.errors import LunaError
 from luna.lm.chat import IGNORE, Example
 from luna.progress import say
-from luna.ranks import is_first, summed, world_size
+from luna.ranks import check_started, is_first, summed, world_size
 from luna.settings import Training
 from luna.training.batches import LengthBuckets
 from luna.training.final_states import FinalStates, StatesReader
@@ -146,6 +146,7 @@ def make_trainer(
     """
     if not examples:
         raise LunaError(f"{title}: there is no example to train on; look at data/rejected.jsonl for the reasons")
+    check_started()
     on_gpu = torch.cuda.is_available()
     bf16 = next(model.parameters()).dtype == torch.bfloat16
     log = StepLog(title)
