@@ -28,7 +28,7 @@ from luna.training.trainer import TokenTrainer, make_trainer
 
 REPO = Path(__file__).parents[2]
 Make = Callable[..., Settings]
-# Distils as the stage does, interrupted once after a checkpoint, then again with another beta; tells what this rank
+# Distils as the stage does, interrupted once after a checkpoint, then with other betas; tells what this rank
 # alone can know, the averaged weights among it.
 CHILD = """
 import hashlib, json, os
@@ -50,7 +50,7 @@ def interrupted_once(self, args, state, control, **rest):
 run.AveragedWeights.on_step_end = interrupted_once
 with running("distill", torch=True, ranks=True) as settings:
     records = read_records(Path("data/judged.jsonl"))
-    for name, beta in (("interrupted", 0.5), ("two", 0.5), ("again", 0.9)):
+    for name, beta in (("interrupted", 0.5), ("two", 0.5), ("whole", 0.9), ("again", 0.8)):
         asked = settings.model_copy(update={"params": settings.params.model_copy(update={"beta": beta})})
         with suppress(InterruptedError):
             done = run.distill(asked, records, ROOT, Path(f"models/{name}"), Path(f".luna/{beta}"))
@@ -140,7 +140,7 @@ def test_two_ranks_learn_what_one_does(
     assert 0 < first["metrics"]["t1_only"] < 1
     _same_weights("models/one", "models/two")
     left = {path.name for path in Path("models").iterdir()}
-    assert left == {"again", "base", "one", "one-sft", "sft", "teachers", "two"}
+    assert left == {"again", "base", "one", "one-sft", "sft", "teachers", "two", "whole"}
 
 
 def test_a_last_batch_that_is_not_whole_gives_each_rank_its_slice() -> None:

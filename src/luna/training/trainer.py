@@ -78,8 +78,16 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
         lengths = [len(ids) for ids in examples["input_ids"]]
         batch = self.args.per_device_train_batch_size
         if world_size() == 1:
-            return LengthBuckets(lengths, batch, self.args.data_seed)
-        return LengthBuckets(lengths[:-1], batch * world_size(), self.args.data_seed, filled=True)
+            self.buckets = LengthBuckets(lengths, batch, self.args.data_seed)
+        else:
+            self.buckets = LengthBuckets(lengths[:-1], batch * world_size(), self.args.data_seed, filled=True)
+        return self.buckets
+
+    def _run_epoch(self, *, epoch: int, **rest: Any) -> Any:
+        # Resumed inside an epoch on several ranks, transformers does not find the sampler to tell it: it is wrapped
+        # once for the ranks and once more for what is skipped.
+        self.buckets.set_epoch(epoch)
+        return super()._run_epoch(epoch=epoch, **rest)
 
     def token_loss(self, states: FinalStates, labels_N: torch.Tensor, num_items: float, inputs: Any) -> torch.Tensor:
         """Cross-entropy; subclasses put their own loss here. Returns a scalar already divided by `num_items`."""
