@@ -4,11 +4,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from luna.ranks import is_first
+
 
 def say(text: str) -> None:
-    """A line of a stage's log."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """A line of a stage's log; of several ranks the first one speaks."""
+    if is_first():
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from luna.lm.load import save_model
 from luna.lm.weights import model_key
 from luna.outputs import read_json
 from luna.progress import say
+from luna.ranks import is_first
 from luna.records import Record
 from luna.settings import Settings, Training
 from luna.train_sft.examples import gather_examples
@@ -93,12 +94,13 @@ def distill(
     with trained(trainer, log):
         for teacher in {primary, critic}:
             teacher.finish()
-        read, kept = f"T1 {primary.read}, by T2 {critic.read}", f"{primary.kept}, {critic.kept}"
-        say(f"distill  samples read by {read}; kept before {kept}")
+        t1, t2 = primary.counts(), critic.counts()
+        say(f"distill  samples read by T1 {t1.read}, by T2 {t2.read}; kept before {t1.kept}, {t2.kept}")
         if params.distill.ema:
             weights.keep()
         card = _card(settings, folder, teachers, len(records), len(examples.replayed))
-        save_model(loaded.model, loaded.tokenizer, folder, card)
+        if is_first():
+            save_model(loaded.model, loaded.tokenizer, folder, card)
     size = {"replay_size": _most_from_one(replay) if examples.replayed else 0}
     return Distilled(_metrics(settings, trainer, log.rows, teachers) | examples.counts | size, log.rows)
 
@@ -171,6 +173,6 @@ def _metrics(
         "final_residual": trainer.last_parts["loss_residual"],
         "steps": trainer.state.global_step,
         "learning_rate": training_of(settings).learning_rate,
-        "tokens_seen": trainer.tokens_seen,
+        "tokens_seen": trainer.counts()["tokens_seen"],
         "teachers": teachers,
     }

@@ -7,7 +7,7 @@ weights in memory instead of three. States that an earlier run kept are not comp
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from luna.lm.load import LoadedModel, load_model
 from luna.lm.weights import model_key
 from luna.outputs import read_json
 from luna.progress import say
+from luna.ranks import is_first, summed, wait_for_all, world_size
 from luna.settings import Settings
 from luna.training.final_states import FinalStates, StatesReader
 
@@ -68,8 +69,15 @@ class AdapterReader:
             self.model.train(training)
 
 
+class Counts(NamedTuple):
+    """Samples that a teacher read, and samples whose states were kept already."""
+
+    read: int
+    kept: int
+
+
 class Teacher:
-    """Final states of a frozen model. `read` and `kept` count the samples that it read and that were kept already.
+    """Final states of a frozen model. `read` and `kept` count its samples on this rank.
 
     Args:
         cache: None: every batch is read as it comes, and nothing is kept.
@@ -105,6 +113,10 @@ class Teacher:
         if read.weight_VD is not None:
             self.cache.put(key, read.hidden_ND)
         return read.hidden_ND
+
+    def counts(self) -> Counts:
+        """Samples of all ranks, which have to ask together."""
+        return Counts(*summed(torch.tensor([self.read, self.kept])).tolist())
 
     def finish(self) -> None:
         """Keep what was read."""
@@ -161,8 +173,11 @@ def _caches(
     tokens = sum(label != IGNORE for example in examples for label in example["labels"][1:])
     width = int(student.model.config.get_text_config().hidden_size)
     one = tokens * width * _item_size(settings.preset.model.dtype)
-    needed = one * len(set(paths))
-    make_room(folder, needed, int(budget * 1e9), set(keys.values()))
+    # Epochs deal the samples to the ranks anew, and a rank knows what was kept when it started and its own.
+    needed = one * len(set(paths)) * world_size()
+    if is_first():
+        make_room(folder, needed, int(budget * 1e9), set(keys.values()))
+    wait_for_all()
     caches = {path: TeacherCache(folder / key) for path, key in keys.items()}
     say(
         f"distill  the teachers' states take up to {needed / 1e9:.3f} GB in {folder}; kept are"

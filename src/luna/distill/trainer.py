@@ -11,6 +11,7 @@ import torch
 from luna.distill.fused import fused_two_teacher_loss
 from luna.distill.loss import Blend, Branch, LossParts, two_teacher_loss
 from luna.distill.teachers import Teacher
+from luna.ranks import is_first, summed
 from luna.training.final_states import FinalStates
 from luna.training.trainer import TokenTrainer
 
@@ -62,26 +63,33 @@ class DistillTrainer(TokenTrainer):
 
     def counts(self) -> dict[str, Any]:
         # Logging empties the window and the parts, and a step that is saved may not be one that is logged.
-        tensors = {"branches": self.branch_counts, "window": self._window, "parts": self._parts}
+        tensors = {"branches": self.branch_counts, "window": summed(self._window), "parts": summed(self._parts)}
         counted = {name: tensor.tolist() for name, tensor in tensors.items()}
         return super().counts() | counted | {"last_parts": self.last_parts, "logged_at": self._logged_at}
 
     def recount(self, counts: dict[str, Any]) -> None:
         super().recount(counts)
-        self.branch_counts, self._window = torch.tensor(counts["branches"]), torch.tensor(counts["window"])
-        self._parts = torch.tensor(counts["parts"], dtype=torch.float64)
+        self.branch_counts = torch.tensor(counts["branches"])
+        if is_first():
+            self._window = torch.tensor(counts["window"])
+            self._parts = torch.tensor(counts["parts"], dtype=torch.float64)
         self.last_parts, self._logged_at = counts["last_parts"], counts["logged_at"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and int(self._window.sum()):
-            steps = self.state.global_step - self._logged_at
-            self._logged_at = self.state.global_step
-            shares = (self._window / self._window.sum()).tolist()
-            self.last_parts = dict(
-                zip(("loss_ce", "loss_kd", "loss_residual"), (self._parts / steps).tolist(), strict=True)
-            )
-            logs |= self.last_parts | {SHARES[branch]: shares[branch] for branch in Branch}
-            self.branch_counts += self._window
-            self._window.zero_()
-            self._parts.zero_()
+        if "loss" in logs:
+            logs |= self._report()
         super().log(logs, start_time)
+
+    def _report(self) -> dict[str, float]:
+        """Parts of the loss and shares of the branches since the last report, over all ranks."""
+        window, parts = summed(self._window), summed(self._parts)
+        if not int(window.sum()):
+            return {}
+        steps = self.state.global_step - self._logged_at
+        self._logged_at = self.state.global_step
+        shares = (window / window.sum()).tolist()
+        self.last_parts = dict(zip(("loss_ce", "loss_kd", "loss_residual"), (parts / steps).tolist(), strict=True))
+        self.branch_counts += window
+        self._window.zero_()
+        self._parts.zero_()
+        return self.last_parts | {SHARES[branch]: shares[branch] for branch in Branch}

@@ -11,6 +11,7 @@ from luna.lm.reproducible import set_reproducible
 from luna.lm.weights import model_key
 from luna.outputs import read_json
 from luna.progress import say
+from luna.ranks import is_first
 from luna.records import Record
 from luna.settings import Settings
 from luna.train_sft.examples import gather_examples
@@ -64,8 +65,9 @@ def fine_tune(
     counts = {"records": len(records), **examples.counts}
     with trained(trainer, log):
         weights.keep()
-        save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, counts))
-    metrics = {**counts, "tokens_seen": trainer.tokens_seen, "steps": trainer.state.global_step}
+        if is_first():
+            save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, counts))
+    metrics = {**counts, "tokens_seen": trainer.counts()["tokens_seen"], "steps": trainer.state.global_step}
     return FineTuned({**metrics, "final_loss": log.rows[-1]["loss"]}, log.rows)
 
 

@@ -13,20 +13,25 @@ class LengthBuckets(Sampler[int]):
 
     Transformers' own grouping by length leaves neighbouring batches sorted, long ones first; a small model then
     learns lengths in turns, and its loss shows it.
+
+    Args:
+        batch_size: examples of a batch; those of all ranks, where several share each batch.
+        filled: make the last batch whole by the index after the last example, so that no rank stays without one.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, filled: bool = False) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
+        self.missing = -len(lengths) % batch_size if filled else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch, and when it resumes in the middle of one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) + self.missing
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -40,6 +45,7 @@ class LengthBuckets(Sampler[int]):
         for i in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[i]
         yield from order[whole:]
+        yield from [len(self.lengths)] * self.missing
 
     def _length(self, index: int) -> int:
         return self.lengths[index]

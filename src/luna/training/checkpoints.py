@@ -22,6 +22,7 @@ import luna
 from luna.lm.chat import Example
 from luna.outputs import read_json
 from luna.progress import say
+from luna.ranks import is_first, wait_for_all, world_size
 from luna.settings import Settings
 from luna.training.trainer import StepLog, TokenTrainer
 
@@ -30,9 +31,9 @@ COUNTED = "counted.json"
 
 
 def run_key(settings: Settings, examples: Sequence[Example], models: Sequence[str]) -> str:
-    """The hash of all that a run depends on: settings, examples, models (their own hashes) and Luna's code."""
+    """The hash of all that a run depends on: settings, examples, models (their own hashes), ranks and Luna's code."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
-    digest.update(json.dumps([*models, torch.__version__]).encode())
+    digest.update(json.dumps([*models, torch.__version__, world_size()]).encode())
     for example in examples:
         digest.update(json.dumps([example["input_ids"], example["labels"]]).encode())
     for source in sorted(Path(luna.__file__).parent.rglob("*.py")):
@@ -60,6 +61,9 @@ class Sealing(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         counted = {"rows": self.log.rows, "counts": self.trainer.counts()}
+        wait_for_all()  # each rank has put its random state into the folder
+        if not is_first():
+            return
         (folder / COUNTED).write_text(json.dumps(counted), encoding="utf-8")
         (folder / SEAL).write_text(json.dumps(_hashes(folder)), encoding="utf-8")
 
@@ -72,16 +76,25 @@ def trained(trainer: TokenTrainer, log: StepLog) -> Iterator[None]:
     are removed at once; its own once the block is left, that is when the model is saved.
     """
     folder = Path(trainer.args.output_dir)
-    for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
-        if other.name != folder.name:
-            shutil.rmtree(other)
+    if is_first():
+        _clear(folder)
+    wait_for_all()
     trainer.add_callback(Sealing(trainer, log))
     point = newest_sealed(folder)
     if point is not None:
         say(f"{log.title}  goes on from step {point.name.rpartition('-')[2]} of an interrupted run")
     trainer.train(resume_from_checkpoint=None if point is None else str(point))
     yield
-    shutil.rmtree(folder, ignore_errors=True)
+    if is_first():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what other runs left beside `folder`, and what is torn in it."""
+    for other in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        if other.name != folder.name:
+            shutil.rmtree(other)
+    newest_sealed(folder)
 
 
 def newest_sealed(folder: Path) -> Path | None:

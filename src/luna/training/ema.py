@@ -11,6 +11,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
+from luna.ranks import is_first
+
 FILE = "ema.safetensors"
 
 
@@ -19,7 +21,8 @@ class AveragedWeights(TrainerCallback):
 
     The decay grows as min(decay, (1 + t) / (10 + t)) so that short runs do not remember their start; with t the
     number of steps this is the warm-up of TensorFlow's ExponentialMovingAverage. The averages are saved with each
-    checkpoint and restored when training resumes from one.
+    checkpoint and restored when training resumes from one. Every rank has the same averages, since all have the same
+    weights; the first one saves them.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -50,6 +53,8 @@ class AveragedWeights(TrainerCallback):
         self.steps += 1
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if not is_first():
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         tensors = zip(self.names, self.averaged.module.parameters(), strict=True)
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors}, folder / FILE)

@@ -21,6 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from luna.errors import LunaError
 from luna.lm.chat import IGNORE, Example
 from luna.progress import say
+from luna.ranks import check_started, is_first, summed, world_size
 from luna.settings import Training
 from luna.training.batches import LengthBuckets
 from luna.training.final_states import FinalStates, StatesReader
@@ -66,15 +67,27 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
     No other token is ever projected onto the vocabulary.
 
     The sum over tokens is divided by the number of supervised tokens of the whole accumulated batch, so 1 x 8 and
-    8 x 1 give the same gradient. A loss that is not finite stops the run before the optimizer steps.
+    8 x 1 give the same gradient. Of several ranks each takes its slice of the same batches: 2 ranks x 4 examples learn
+    what 1 x 8 do. A loss that is not finite stops the run before the optimizer steps.
     """
 
-    tokens_seen = 0  # positions that went through the model, padding included
+    tokens_seen = 0  # positions that went through the model on this rank, padding included
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBuckets:
         examples = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(ids) for ids in examples["input_ids"]]
-        return LengthBuckets(lengths, self.args.per_device_train_batch_size, self.args.data_seed)
+        batch = self.args.per_device_train_batch_size
+        if world_size() == 1:
+            self.buckets = LengthBuckets(lengths, batch, self.args.data_seed)
+        else:
+            self.buckets = LengthBuckets(lengths[:-1], batch * world_size(), self.args.data_seed, filled=True)
+        return self.buckets
+
+    def _run_epoch(self, *, epoch: int, **rest: Any) -> Any:
+        # Resumed inside an epoch on several ranks, transformers does not find the sampler to tell it: it is wrapped
+        # once for the ranks and once more for what is skipped.
+        self.buckets.set_epoch(epoch)
+        return super()._run_epoch(epoch=epoch, **rest)
 
     def token_loss(self, states: FinalStates, labels_N: torch.Tensor, num_items: float, inputs: Any) -> torch.Tensor:
         """Cross-entropy; subclasses put their own loss here. Returns a scalar already divided by `num_items`."""
@@ -86,12 +99,12 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
         return StatesReader(self.accelerator.unwrap_model(self.model))
 
     def counts(self) -> dict[str, Any]:
-        """What the run has counted so far, as JSON; a checkpoint keeps it."""
-        return {"tokens_seen": self.tokens_seen}
+        """What the run has counted so far on all ranks, as JSON; a checkpoint keeps it. All ranks have to ask."""
+        return {"tokens_seen": int(summed(torch.tensor(self.tokens_seen)))}
 
     def recount(self, counts: dict[str, Any]) -> None:
         """Go on from the counts of a checkpoint."""
-        self.tokens_seen = counts["tokens_seen"]
+        self.tokens_seen = counts["tokens_seen"] if is_first() else 0
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A checkpoint holds the student's adapter alone; the teachers' are on disk already, and loading goes by it."""
@@ -115,6 +128,8 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
                 f"training: the loss is {loss.item()} at step {self.state.global_step + 1}; nothing was updated;"
                 " lower learning_rate in the preset"
             )
+        # DDP takes the mean of the ranks' gradients, and each is its part of a sum already.
+        loss = loss * world_size()
         return (loss, {}) if return_outputs else loss
 
 
@@ -135,10 +150,11 @@ def make_trainer(
     """A trainer ready for `.train()`, and the log it fills.
 
     Raises:
-        LunaError: there is no example to train on.
+        LunaError: there is no example to train on, or not as many ranks train as were asked for.
     """
     if not examples:
         raise LunaError(f"{title}: there is no example to train on; look at data/rejected.jsonl for the reasons")
+    check_started()
     on_gpu = torch.cuda.is_available()
     bf16 = next(model.parameters()).dtype == torch.bfloat16
     log = StepLog(title)
@@ -170,17 +186,28 @@ def make_trainer(
         remove_unused_columns=False,
         seed=seed,
         data_seed=seed,
+        ddp_find_unused_parameters=False,
     )
+    if config.world_size != world_size():
+        raise LunaError(
+            f"{title}: WORLD_SIZE is {world_size()} and {config.world_size} would train; start a stage with torchrun"
+            " or unset WORLD_SIZE"
+        )
     trainer = trainer_class(
         model=model,
         args=config,
-        train_dataset=Dataset.from_list([dict(example) for example in examples]),
+        train_dataset=Dataset.from_list([dict(example) for example in [*examples, *_blank(tokenizer)]]),
         processing_class=tokenizer,
         callbacks=[log, *callbacks],
         **extra,
     )
     _silence_default_printer(trainer)
     return trainer, log
+
+
+def _blank(tokenizer: Any) -> list[Example]:
+    """With several ranks, an example that teaches nothing: it stands where a last batch has none for a rank."""
+    return [{"input_ids": [tokenizer.pad_token_id] * 2, "labels": [IGNORE] * 2}] if world_size() > 1 else []
 
 
 def _silence_default_printer(trainer: TokenTrainer) -> None:

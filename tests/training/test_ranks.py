@@ -1,0 +1,197 @@
+"""Several ranks under torchrun learn what one does, leave one result, and never pass for more than they are."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from luna.distill.run import distill
+from luna.errors import LunaError
+from luna.lm.chat import Example
+from luna.lm.load import LoadedModel
+from luna.lm.reproducible import set_reproducible
+from luna.records import Record, read_records, write_records
+from luna.settings import Lora, Settings, Training
+from luna.stage import running
+from luna.train_sft.run import fine_tune
+from luna.training.batches import LengthBuckets
+from luna.training.trainer import TokenTrainer, make_trainer
+
+REPO = Path(__file__).parents[2]
+Make = Callable[..., Settings]
+# Distils as the stage does, interrupted once after a checkpoint, then with other betas; tells what this rank
+# alone can know, the averaged weights among it.
+CHILD = """
+import hashlib, json, os
+from contextlib import suppress
+from pathlib import Path
+from luna.distill import run
+from luna.records import read_records
+from luna.stage import ROOT, running
+
+seen = []
+follow = run.AveragedWeights.on_step_end
+
+def interrupted_once(self, args, state, control, **rest):
+    seen.append(self)
+    if len(seen) == 11:
+        raise InterruptedError
+    follow(self, args, state, control, **rest)
+
+run.AveragedWeights.on_step_end = interrupted_once
+with running("distill", torch=True, ranks=True) as settings:
+    records = read_records(Path("data/judged.jsonl"))
+    for name, beta in (("interrupted", 0.5), ("two", 0.5), ("whole", 0.9), ("again", 0.8)):
+        asked = settings.model_copy(update={"params": settings.params.model_copy(update={"beta": beta})})
+        with suppress(InterruptedError):
+            done = run.distill(asked, records, ROOT, Path(f"models/{name}"), Path(f".luna/{beta}"))
+            weights = b"".join(p.detach().numpy().tobytes() for p in seen[-1].live)
+            told = {"metrics": done.metrics, "log": done.log, "weights": hashlib.sha256(weights).hexdigest()}
+            Path(f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(told))
+"""
+
+
+def _settings(make: Make, lora: Lora | None, batch_size: int) -> Settings:
+    """Some epochs of accumulated batches, of which the last of an epoch is not whole, and a checkpoint on the way."""
+    length = {"epochs": None, "max_steps": 12, "save_steps": 10, "learning_rate": 1e-3, "warmup_ratio": 0.0}
+    update = {**length, "batch_size": batch_size, "gradient_accumulation": 2}
+    rungs = {name: getattr(make().preset, name).model_copy(update=update) for name in ("sft", "distill")}
+    model = make().preset.model.model_copy(update={"lora": lora})
+    # About the median of the tiny model's confidence, so that branches matter.
+    dials = make().params.distill.model_copy(update={"js_threshold": 0.0, "confidence_threshold": 0.005})
+    wired = {"alpha": 0.5, "beta": 0.5, "gamma": 0.2, "residual": "agreement", "distill": dials}
+    return make({"preset": "ranks", **wired}, {"model": model, **rungs})
+
+
+def _write_settings(settings: Settings) -> None:
+    Path("presets").mkdir(exist_ok=True)
+    for path, section in (("params.yaml", settings.params), ("presets/ranks.yaml", settings.preset)):
+        Path(path).write_text(yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _torchrun(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Two ranks of a Python script on this machine's processors."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    env = {**kept, "PYTHONPATH": str(REPO / "src"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*launch, *command], env=env, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def _same_curve(one: list[dict[str, float]], other: list[dict[str, float]]) -> None:
+    assert [row["step"] for row in one] == [row["step"] for row in other]
+    for row, twin in zip(one, other, strict=True):
+        assert row == pytest.approx(twin, rel=1e-5, abs=1e-6)
+
+
+def _same_weights(one: str, other: str) -> None:
+    [file] = Path(one).glob("*.safetensors")
+    tensors, others = load_file(file), load_file(Path(other) / file.name)
+    assert tensors.keys() == others.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)], ids=["full weights", "lora"])
+def test_two_ranks_learn_what_one_does(
+    luna_root: Path, tiny_settings: Make, accepted_records: list[Record], lora: Lora | None
+) -> None:
+    Path("data").mkdir()
+    write_records(Path("data/judged.jsonl"), accepted_records[:9])
+    Path("data/replay.jsonl").touch()
+    records = read_records(Path("data/judged.jsonl"))
+    alone = _settings(tiny_settings, lora, batch_size=4)
+    set_reproducible(0, 1)
+    one_tuned = fine_tune(alone, records, luna_root, Path("models/one-sft"), Path(".luna/one"))
+
+    _write_settings(_settings(tiny_settings, lora, batch_size=2))
+    said = _torchrun(REPO / "stages" / "train_sft.py")
+    tuned = json.loads(Path("metrics/train_sft.json").read_text())
+    assert said.stdout.count("the student starts from") == 1
+    assert tuned["final_loss"] == pytest.approx(one_tuned.metrics["final_loss"], rel=1e-5)
+    assert {**tuned, "final_loss": 0, "tokens_seen": 0} == {**one_tuned.metrics, "final_loss": 0, "tokens_seen": 0}
+    _same_weights("models/one-sft", "models/sft")
+
+    one = distill(alone, records, luna_root, Path("models/one"), Path(".luna/one"))
+    shutil.rmtree(".luna/teacher_states")
+    Path("child.py").write_text(CHILD)
+    said = _torchrun("child.py").stdout
+    first, second = (json.loads(Path(f"two-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert said.count("goes on from step 10 of an interrupted run") == 1
+    assert "samples read by T1 0, by T2 0" in said.splitlines()[-1]  # what each rank kept is there for both
+    _same_curve(one.log, first["log"])
+    shares = ("blended", "t1_only", "gold_fallback", "skip")
+    assert [first["metrics"][name] for name in shares] == pytest.approx(
+        [one.metrics[name] for name in shares], abs=0.01
+    )
+    assert 0 < first["metrics"]["t1_only"] < 1
+    _same_weights("models/one", "models/two")
+    left = {path.name for path in Path("models").iterdir()}
+    assert left == {"again", "base", "one", "one-sft", "sft", "teachers", "two", "whole"}
+
+
+def test_a_last_batch_that_is_not_whole_gives_each_rank_its_slice() -> None:
+    order = list(LengthBuckets([5] * 13, 8, seed=0, filled=True))
+    assert sorted(order[:13]) == list(range(13))
+    assert order[13:] == [13, 13, 13]
+    assert list(LengthBuckets([5] * 13, 8, seed=0)) == order[:13]
+
+
+def test_a_run_that_would_be_one_rank_of_several_is_refused(
+    tmp_path: Path,
+    tiny: Callable[[], LoadedModel],
+    examples: list[Example],
+    training: Callable[..., Training],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = tiny()
+
+    def make() -> None:
+        named: dict[str, Any] = {"title": "sft", "output_dir": tmp_path, "seed": 0}
+        make_trainer(TokenTrainer, loaded.model, loaded.tokenizer, examples, training(), **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("luna.training.trainer.world_size", lambda: 2)
+        with pytest.raises(LunaError, match=r"^sft: WORLD_SIZE is 2 and 1 would train; .* unset WORLD_SIZE$"):
+            make()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LunaError, match=r"^WORLD_SIZE is 2 but RANK is not set, .* or unset WORLD_SIZE$"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        ("distill", "but RANK is not set, so nobody started that many ranks; start them with `torchrun"),
+        ("judge", "but RANK is not set"),
+    ],
+)
+def test_a_stage_that_nobody_started_as_several_ranks_ends_in_one_line(stage: str, says: str, luna_root: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(REPO / "src"), "WORLD_SIZE": "2"}
+    command = [sys.executable, REPO / "stages" / f"{stage}.py"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(f"{stage}: WORLD_SIZE is 2 {says}")
+
+
+def test_a_stage_that_is_one_process_refuses_torchrun(monkeypatch: pytest.MonkeyPatch, luna_root: Path) -> None:
+    started = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit), running("judge"):
+        pytest.fail("it ran")
+    assert not Path(".luna").exists()
