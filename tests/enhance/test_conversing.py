@@ -20,7 +20,7 @@ from luna.enhance.run import enhance
 from luna.enhance.students import Dialogue, LocalStudent, Turn
 from luna.enhance.thinking import AHA, iterative_thinking
 from luna.errors import TeacherError
-from luna.laws import reveals_answer
+from luna.leaks import reveals_answer
 from luna.llm.client import Client, Failure, Request
 from luna.llm.replies import read_json
 from luna.lm.chat import Message

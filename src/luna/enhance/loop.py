@@ -13,7 +13,7 @@ from luna.arithmetic.wording import read as read_question
 from luna.enhance.prompts import hint_messages, parse_hint, parse_verdict, verdict_messages
 from luna.enhance.students import Attempter, Dialogue, Turn
 from luna.errors import TeacherError
-from luna.laws import reveals_answer
+from luna.leaks import reveals_answer
 from luna.llm.client import Client, Failure, Request
 from luna.llm.replies import UnusableReplyError
 
