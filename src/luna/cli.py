@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luna.enhance.command import enhance_thinking
+from luna.judge.command import check_judge
+
 if TYPE_CHECKING:
     from luna.generations.release import Outcome
 
@@ -117,6 +120,10 @@ def show_manifest(
 
     with one_line_errors("luna manifest"):
         typer.echo(json.dumps(manifest_of(root, tag), indent=2))
+
+
+app.command("enhance-thinking")(enhance_thinking)
+app.command("check-judge")(check_judge)
 
 
 def _tell(outcome: "Outcome") -> None:

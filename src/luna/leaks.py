@@ -19,18 +19,18 @@ _LABELLED_NUMBER = 5  # an answer of at most so many tokens with one number in i
 _WORTH = rf"(?:{_GROUPED}|\d+)(?:[.,]\d+)?"
 _RATIO = re.compile(rf"(?:\\[dt]?frac\{{)?({_WORTH})\s*(?:[/÷⁄]|\}}\{{)\s*({_WORTH})")
 _PERCENT = re.compile(rf"({_WORTH})\s*(?:\\?%|per ?cent\b)")
-_POWER_OF_TEN = re.compile(rf"({_WORTH})(?:e|\s*(?:[x×*·]|\\times)\s*10\s*\^\s*\{{?|\s*\*\s*10\s*\*\*\s*)([+-]?\d{{1,3}})")
+_TEN_TO = r"e|\s*(?:[x×*·]|\\times)\s*10\s*(?:\^|\*\*)\s*\{?"
+_POWER_OF_TEN = re.compile(rf"({_WORTH})(?:{_TEN_TO})([+-]?\d{{1,3}})")
 _COMMA = re.compile(r"(?<![\d,.])(\d+,\d+)(?![\d,])")
 _SPELLED_OUT = re.compile(r"(?<!\d)\d(?: \d)+(?!\d)")
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff]")
 _EMPHASIS = re.compile(r"(?<=\d)(?:\*\*|__|`)+(?=\d)")  # a single sign multiplies
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_SMALL = {word: value for value, word in enumerate(_UNITS)} | {word: 10 * (i + 2) for i, word in enumerate(_TENS)}
+_UNITS = "zero one two three four five six seven eight nine ten eleven twelve"
+_TEENS = "thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_SMALL = {word: value for value, word in enumerate(f"{_UNITS} {_TEENS}".split())}
+_SMALL |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
 _WORD = re.compile(r"[a-z]+")
 
