@@ -27,6 +27,9 @@ COMMANDS = {
     **{name: [f"stages/{name}.py"] for name in STAGES},
     "luna": ["-m", "luna.cli"],
     "luna card": ["-m", "luna.cli", "card"],
+    "luna enhance-thinking": ["-m", "luna.cli", "enhance-thinking"],
+    "luna check-judge": ["-m", "luna.cli", "check-judge"],
+    "enhance-thinking": ["-m", "luna.enhance.command"],
 }
 HEAVY = {"torch", "transformers", "litellm", "dvc", "trl", "peft", "datasets", "unsloth", "bitsandbytes"}
 

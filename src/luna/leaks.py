@@ -21,7 +21,7 @@ _RATIO = re.compile(rf"(?:\\[dt]?frac\{{)?({_WORTH})\s*(?:[/÷⁄]|\}}\{{)\s*({_
 _PERCENT = re.compile(rf"({_WORTH})\s*(?:\\?%|per ?cent\b)")
 _TEN_TO = r"e|\s*(?:[x×*·]|\\times)\s*10\s*(?:\^|\*\*)\s*\{?"
 _POWER_OF_TEN = re.compile(rf"({_WORTH})(?:{_TEN_TO})([+-]?\d{{1,3}})")
-_COMMA = re.compile(r"(?<![\d,.])(\d+,\d+)(?![\d,])")
+_COMMA = re.compile(r"(?<![\d,.])(0,\d+|\d+,(?!\d{3}(?!\d))\d+)(?![\d,])")  # 1,195 is grouped, 0,195 and 3,5 are not
 _SPELLED_OUT = re.compile(r"(?<!\d)\d(?: \d)+(?!\d)")
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff]")
 _EMPHASIS = re.compile(r"(?<=\d)(?:\*\*|__|`)+(?=\d)")  # a single sign multiplies

@@ -193,9 +193,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _object(path: Path | str, number: int, line: str) -> dict[str, Any]:
     """The JSON object of a line, which can be written again as it was."""
     if len(line) > LONGEST:
-        raise BadRecord(
-            f"{path}:{number}: has {len(line)} characters, more than {LONGEST}; cut it into several records"
-        )
+        raise BadRecord(f"{path}:{number}: has {len(line)} characters, over {LONGEST}; cut it into several records")
     try:
         value = json.loads(line.strip(), object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()

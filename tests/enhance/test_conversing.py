@@ -16,8 +16,10 @@ from luna.arithmetic.problems import SKILLS, Problem, sample
 from luna.arithmetic.tutor import Verdict
 from luna.arithmetic.tutor import judge as judge_exactly
 from luna.arithmetic.wording import ask
+from luna.enhance import students
 from luna.enhance.hints import OTHER_SAFE_HINT, SAFE_HINT, HintingTeacher
 from luna.enhance.judges import ExactJudge, ModelJudge, ask_and_read
+from luna.enhance.kept_attempts import KeptAttempts
 from luna.enhance.loop import converse
 from luna.enhance.run import enhance
 from luna.enhance.students import Dialogue, LocalStudent, Turn
@@ -423,3 +425,48 @@ def test_the_comparison_is_paired_from_the_same_first_attempts(
     compared = [metrics[name] for name in ("convergence_rate", "blind_convergence_rate", "hint_gain")]
     assert (compared, metrics["total_examples"]) == ([1.0, 0.5, 0.5], 8)
     assert metrics["hint_gain_low"] > 0
+
+
+# ---------------------------------------------------------------- a run that was killed
+
+
+def test_attempts_of_a_killed_run_are_not_made_again(tmp_path: Path) -> None:
+    problems = _problems(4)
+    first, second, other = (Scripted(problems, [1, 2, 3, 0]) for _ in range(3))
+    said = [Dialogue(one.context, answer=one.answer) for one in first.dialogues()]
+    for one in (second, other):
+        one.dialogues()
+    kept = KeptAttempts(first, tmp_path / "kept", ["weights"]).attempt(said, 3)
+    again = KeptAttempts(second, tmp_path / "kept", ["weights"])
+    assert (again.attempt(said, 3), second.seeds) == (kept, [])
+    again.attempt(said, 4)
+    again.attempt(said[:2], 3)
+    KeptAttempts(other, tmp_path / "kept", ["other weights"]).attempt(said, 3)
+    assert (second.seeds, other.seeds) == ([4, 3], [3])
+    again.forget()
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_stage_that_is_stopped_goes_on_where_it_was(
+    luna_root: Path,
+    tiny_settings: Callable[..., Settings],
+    leaky: Callable[[Callable[[int], str]], LeakyTeacher],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The teacher's cap ends the first run after the first attempts; a higher cap lets the second one finish."""
+    quiet = {"enhance": tiny_settings().params.enhance.model_copy(update={"blind_retries": 0, "max_iterations": 2})}
+    drawn: list[int] = []
+    draw = students.sample_replies
+
+    def counted(*given: object, **more: object) -> list[str]:
+        drawn.append(len(given[2]))  # type: ignore[arg-type]
+        return draw(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(students, "sample_replies", counted)
+    endpoint = leaky(lambda seed: '{"hint": "Look again."}').endpoint
+    capped = endpoint.model_copy(update={"max_tokens_total": 1})
+    with pytest.raises(TeacherError, match="max_tokens_total"):
+        enhance(tiny_settings(quiet, {"teacher": capped}), _records(3), luna_root)
+    enhance(tiny_settings(quiet, {"teacher": endpoint}), _records(3), luna_root)
+    assert drawn == [3, 3]
+    assert not Path(".luna/attempts").exists()

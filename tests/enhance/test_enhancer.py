@@ -1,4 +1,4 @@
-"""A file of one's own through the loop: with an API student, with a tiny local one, from Python and the command line."""
+"""A file of one's own through the loop, with an API student or a tiny local one, by Python and by command."""
 
 import asyncio
 import json
@@ -111,7 +111,7 @@ words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 @st.composite
 def rows(draw: Any) -> dict[str, Any]:
     turns = []
-    for role in draw(st.sampled_from([[], ["system"], ["user", "assistant"]])) + ["user", "assistant"]:
+    for role in [*draw(st.sampled_from([[], ["system"], ["user", "assistant"]])), "user", "assistant"]:
         extra = {name: value for name, value in draw(own).items() if name not in {"role", "content"}}
         turns.append({**extra, "content": draw(words), "role": role})
     row: dict[str, Any] = {**draw(own), "messages": turns}
@@ -252,14 +252,10 @@ def test_with_the_exact_verifier_in_it_no_judge_rejects_15_x_13_is_195(
     roles: Any, tmp_path: Path, kind: str, accepted: bool
 ) -> None:
     """The model as the judge rejects whatever does not hold RIGHT."""
-    roles.say = lambda body, say=roles.say: "It is 195." if "never asked" in str(body) else say(body)
-    messages = [{"role": "system", "content": "never asked before"}, {"role": "user", "content": "What is 15 x 13?"}]
-    row = {"messages": [*messages, {"role": "assistant", "content": "195"}]}
-    student = lambda body, say=roles.say: (
-        "<think>\n15 x 13 = 195\n</think>\n195" if body["model"] == "student" else say(body)
-    )  # noqa: E731
-    roles.say = student
-    stats, [out] = _enhance(roles, tmp_path, [row], judge_kind=kind, max_iterations=1)
+    others = roles.say
+    roles.say = lambda body: "15 x 13 = 195" if body["model"] == "student" else others(body)
+    row = {"messages": [{"role": "user", "content": "What is 15 x 13?"}, {"role": "assistant", "content": "195"}]}
+    _, [out] = _enhance(roles, tmp_path, [row], judge_kind=kind, max_iterations=1)
     assert out["metadata"]["thinking_converged"] is accepted
     assert (len(roles.asked("judge")) == 0) is accepted
 
@@ -343,11 +339,9 @@ def test_what_is_cancelled_asks_no_more(roles: Any, tmp_path: Path) -> None:
 
 def _command(roles: Any, folder: Path, *more: str) -> Any:
     named = [word for key, value in roles.roles.items() if isinstance(value, str) for word in (_option(key), value)]
-    return CliRunner().invoke(
-        app,
-        ["enhance-thinking", str(folder / "in.jsonl"), str(folder / "out.jsonl"), "--api", "--root", str(folder)]
-        + [*named, "--iterations", "3", *more],
-    )
+    files = [str(folder / "in.jsonl"), str(folder / "out.jsonl")]
+    how = ["--api", "--root", str(folder), *named, "--iterations", "3", *more]
+    return CliRunner().invoke(app, ["enhance-thinking", *files, *how])
 
 
 def _option(key: str) -> str:

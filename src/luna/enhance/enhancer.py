@@ -15,13 +15,23 @@ from luna.enhance.api_student import ApiStudent
 from luna.enhance.files import enhance_file
 from luna.enhance.hints import HintingTeacher
 from luna.enhance.judges import make_judge
-from luna.enhance.run import Cast, Enhanced, bills, checkpoint, clients_of, compare_blind, student_path, work_through
-from luna.enhance.students import Attempter, LocalStudent
+from luna.enhance.kept_attempts import KeptAttempts
+from luna.enhance.run import (
+    Cast,
+    Enhanced,
+    bills,
+    checkpoint,
+    clients_of,
+    compare_blind,
+    local_student,
+    student_path,
+    work_through,
+)
+from luna.enhance.students import Attempter
 from luna.errors import BadSettings
 from luna.llm.calls import Stop
 from luna.llm.client import Client
 from luna.llm.journal import Journal, journal_file
-from luna.lm.load import load_model
 from luna.settings import (
     Count,
     Endpoint,
@@ -160,6 +170,8 @@ class ThinkingEnhancer:
         if config.blind_retries:
             most, limit = config.blind_retries, config.max_iterations
             metrics |= compare_blind(enhanced.dialogues, cast, most, limit, config.seed, BOOTSTRAP_SAMPLES)
+        if isinstance(student, KeptAttempts):
+            student.forget()
         return replace(enhanced, metrics=metrics | bills(cast))
 
     @property
@@ -223,9 +235,9 @@ class ThinkingEnhancer:
         path, who = student_path(load_settings(root), root)
         return InTraining(path, preset.model, preset.student, who)
 
-    def _local(self, path: str, model: Model, drawn: Student) -> LocalStudent:
+    def _local(self, path: str, model: Model, drawn: Student) -> KeptAttempts:
         batched = drawn.model_copy(update={"batch_size": self.config.batch_size})
-        return LocalStudent(load_model(path, model, trainable=False), batched)
+        return local_student(path, model, batched, self.config.root)
 
 
 def local_model(name: str, load_in_4bit: bool | None) -> Model:

@@ -1,7 +1,7 @@
 """The enhance stage: the student attempts every question, is hinted at its own mistakes, and its thinking is kept."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 from luna.enhance.api_student import ApiStudent
 from luna.enhance.hints import HintingTeacher
 from luna.enhance.judges import BothJudges, Judge, ModelJudge, make_judge
+from luna.enhance.kept_attempts import KeptAttempts
 from luna.enhance.loop import converse
 from luna.enhance.students import Attempter, Dialogue, LocalStudent
 from luna.enhance.thinking import iterative_thinking
 from luna.errors import TeacherError
+from luna.kept import kept_folder
 from luna.llm.client import Client
 from luna.llm.journal import Journal, journal_file
 from luna.lm.chat import Message
@@ -21,7 +23,7 @@ from luna.lm.weights import weights_sha256
 from luna.outputs import read_json
 from luna.progress import bar, say
 from luna.records import Record
-from luna.settings import Settings
+from luna.settings import Model, Settings, Student
 from luna.stats import paired_bootstrap
 
 Json = dict[str, Any]
@@ -63,7 +65,7 @@ def enhance(settings: Settings, records: Sequence[Record], root: Path) -> Enhanc
     judge = make_judge(preset.judge, journal, params.generation)
     teacher = HintingTeacher(Client(preset.teacher, "teacher", journal, params.generation), checkpoint(path))
     with bar("enhance", len(records) * params.enhance.max_iterations) as advance:
-        student = LocalStudent(load_model(path, preset.model, trainable=False), preset.student, advance)
+        student = local_student(path, preset.model, preset.student, root, advance)
         cast = Cast(student, judge, teacher)
         enhanced = work_through(records, cast, params.enhance.max_iterations, params.seed, who)
     metrics = enhanced.metrics | {"student": who, "student_override": params.enhance.student is not None}
@@ -76,7 +78,17 @@ def enhance(settings: Settings, records: Sequence[Record], root: Path) -> Enhanc
             params.seed,
             params.evaluate.bootstrap_samples,
         )
+    student.forget()
     return replace(enhanced, metrics=metrics | bills(cast))
+
+
+def local_student(
+    path: str, model: Model, drawn: Student, root: Path, on_progress: Callable[[int], None] = lambda done: None
+) -> KeptAttempts:
+    """A model on this machine as the student; its attempts outlive a killed run."""
+    student = LocalStudent(load_model(path, model, trainable=False), drawn, on_progress)
+    identity = [checkpoint(path), model.model_dump(), drawn.model_dump()]
+    return KeptAttempts(student, kept_folder(root) / "attempts", identity)
 
 
 def work_through(records: Sequence[Record], cast: Cast, max_iterations: int, seed: int, who: str) -> Enhanced:
