@@ -41,6 +41,8 @@ GROUPED = st.sampled_from(["{:d}", "{:,d}", "{:_d}", "{:d}.0", "**{:d}**", "{:d}
         ("3,5", "3.5"),
         ("twelve", "12"),
         ("0.195", "0,195"),
+        ("0.5", "it is .5"),
+        ("1/2", "it is .5/1"),
         ("It took 1,195 days.", "one thousand one hundred ninety-five"),
         ("It is 1,195 km.", "1195"),
         ("Paris", "the city is called PARIS!"),

@@ -16,12 +16,13 @@ _SPACE_IN_NUMBER = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
 _LABELLED_NUMBER = 5  # an answer of at most so many tokens with one number in it is that number: "It is 1,195 km."
 
 # Ways to write a number beyond digits, grouped digits and a decimal point.
-_WORTH = rf"(?:{_GROUPED}|\d+)(?:[.,]\d+)?"
+_WORTH = rf"(?:(?:{_GROUPED}|\d+)(?:[.,]\d+)?|\.\d+)"
 _RATIO = re.compile(rf"(?:\\[dt]?frac\{{)?({_WORTH})\s*(?:[/÷⁄]|\}}\{{)\s*({_WORTH})")
 _PERCENT = re.compile(rf"({_WORTH})\s*(?:\\?%|per ?cent\b)")
 _TEN_TO = r"e|\s*(?:[x×*·]|\\times)\s*10\s*(?:\^|\*\*)\s*\{?"
 _POWER_OF_TEN = re.compile(rf"({_WORTH})(?:{_TEN_TO})([+-]?\d{{1,3}})")
 _COMMA = re.compile(r"(?<![\d,.])(0,\d+|\d+,(?!\d{3}(?!\d))\d+)(?![\d,])")  # 1,195 is grouped, 0,195 and 3,5 are not
+_POINT = re.compile(r"(?<![\d.\w])\.\d+")
 _SPELLED_OUT = re.compile(r"(?<!\d)\d(?: \d)+(?!\d)")
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060\ufeff]")
 _EMPHASIS = re.compile(r"(?<=\d)(?:\*\*|__|`)+(?=\d)")  # a single sign multiplies
@@ -91,7 +92,7 @@ def _numbers(text: str) -> Iterator[Fraction]:
 
 
 def _written(text: str) -> Iterator[Fraction]:
-    """Ratios, percentages, powers of ten, decimal commas and digits told one by one."""
+    """Ratios, percentages, powers of ten, decimal commas, bare points and digits told one by one."""
     for ratio in _RATIO.finditer(text):
         if below := _value(ratio[2]):
             yield _value(ratio[1]) / below
@@ -101,6 +102,8 @@ def _written(text: str) -> Iterator[Fraction]:
         yield _value(power[1]) * Fraction(10) ** int(power[2])
     for comma in _COMMA.finditer(text):
         yield Fraction(comma[1].replace(",", "."))
+    for point in _POINT.finditer(text):
+        yield Fraction(point[0])
     for digits in _SPELLED_OUT.finditer(text):
         yield Fraction(digits[0].replace(" ", ""))
 

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luna.enhance.enhancer import StudentTeacherConfig, ThinkingEnhancer
-    from luna.train_sft.enhanced import EnhancedUnslothTrainer
+    from luna.enhanced_trainer import EnhancedUnslothTrainer
 
 __all__ = ["EnhancedUnslothTrainer", "StudentTeacherConfig", "ThinkingEnhancer"]
 
 # Loaded when first asked for: a stage that needs a small part of this package must not import all of it.
 _HOMES = {
-    "EnhancedUnslothTrainer": "luna.train_sft.enhanced",
+    "EnhancedUnslothTrainer": "luna.enhanced_trainer",
     "StudentTeacherConfig": "luna.enhance.enhancer",
     "ThinkingEnhancer": "luna.enhance.enhancer",
 }
