@@ -45,7 +45,7 @@ def enhance_thinking(
     judge_api_base: Annotated[str | None, Option(help="A server of your own.")] = None,
     concurrency: Annotated[int, Option(min=1, help="Calls of a role at once at most.")] = 16,
     requests_per_minute: Annotated[int | None, Option(min=1, help="Calls of a role in a minute at most.")] = None,
-    max_usd: Annotated[float | None, Option(min=0.0, help="What a role may cost.")] = None,
+    max_usd: Annotated[float | None, Option(min=0.01, help="What a role may cost.")] = None,
     seed: Annotated[int, Option(help="Of the attempts.")] = 0,
     root: Annotated[Path, Option(help="The root of the repo.")] = Path(),
 ) -> None:

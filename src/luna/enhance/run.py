@@ -119,7 +119,7 @@ def work_through(records: Sequence[Record], cast: Cast, max_iterations: int, see
 
 def bills(cast: Cast) -> Json:
     """What was used, for the metrics; how the calls went is said in the log."""
-    asked = {"teacher": cast.teacher, "judge": cast.judge, "student": cast.student}
+    asked = {"teacher": cast.teacher, "judge": cast.judge, "student_usage": cast.student}
     clients = {role: client for role, one in asked.items() for client in clients_of(one)}
     for client in clients.values():
         say(f"enhance  {client.report()}")
