@@ -220,7 +220,7 @@ def test_bad_lines_can_be_skipped_and_none_is_lost(roles: Any, tmp_path: Path) -
 
 
 def test_a_file_of_bad_lines_alone_is_refused_in_any_case(roles: Any, tmp_path: Path) -> None:
-    (tmp_path / "in.jsonl").write_bytes(b"\n".join(BAD))
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(BAD[:-1]))
     enhancer = ThinkingEnhancer(StudentTeacherConfig(**roles.roles, root=tmp_path, on_bad_record="skip"))
     with pytest.raises(BadRecord, match=r"in\.jsonl:1: broken JSON"):
         enhancer.enhance_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
