@@ -126,7 +126,8 @@ class ThinkingEnhancer:
         teacher, judge = self._endpoints()
         self._teacher = Client(teacher, "teacher", self._journal, ACCOUNT)
         self._judge = make_judge(judge, self._journal, ACCOUNT)
-        self._clients = [self._teacher, *clients_of(self._judge)]
+        self._api_student = self._student_client()
+        self._clients = [self._teacher, *clients_of(self._judge), *([self._api_student] if self._api_student else [])]
 
     async def enhance_dataset(
         self, *, input_path: str | Path, output_path: str | Path, max_samples: int | None = None
@@ -185,16 +186,20 @@ class ThinkingEnhancer:
         if config.judge_model == "exact":
             return teacher, "exact"
         judge = self._judge_endpoint() or self._preset("judge_model").judge
-        if isinstance(judge, Endpoint):
-            try:
-                refuse_same_family(teacher, judge)
-            except ValueError as error:
-                raise BadSettings(str(error)) from error
+        if not isinstance(judge, JudgeEndpoint):
+            return teacher, judge
+        kind = "both" if config.judge_kind == "both" else judge.kind
+        judge = judge.model_copy(update={"kind": kind, "same_family": judge.same_family or config.same_family})
+        try:
+            refuse_same_family(teacher, judge)
+        except ValueError as error:
+            raise BadSettings(str(error)) from error
         return teacher, judge
 
     def _endpoint(self, model: str | Endpoint | None, api_base: str | None) -> Endpoint | None:
-        if not isinstance(model, str):
-            return model
+        return self._named(model, api_base) if isinstance(model, str) else model
+
+    def _named(self, model: str, api_base: str | None) -> Endpoint:
         config = self.config
         limits = {"concurrency": config.concurrency, "requests_per_minute": config.requests_per_minute}
         return Endpoint.model_validate({"model": model, "api_base": api_base, "max_usd": config.max_usd, **limits})
@@ -205,8 +210,17 @@ class ThinkingEnhancer:
         if given is None or isinstance(given, JudgeEndpoint):
             return given
         cold = {"temperature": 0.0} if isinstance(self.config.judge_model, str) else {}
-        said = {"kind": self.config.judge_kind, "same_family": self.config.same_family}
-        return JudgeEndpoint.model_validate({**given.model_dump(), **cold, **said})
+        return JudgeEndpoint.model_validate({**given.model_dump(), **cold})
+
+    def _student_client(self) -> Client | None:
+        """The client of an API student; None where the student is local."""
+        model = self.config.student_model
+        if isinstance(model, Endpoint):
+            return Client(model, "student", self._journal, ACCOUNT)
+        if self.config.use_local_student:
+            return None
+        endpoint = self._named(model or SMALL_STUDENT, self.config.student_api_base)
+        return Client(endpoint, "student", self._journal, ACCOUNT)
 
     def _preset(self, left_open: str) -> Preset:
         root = self.config.root
@@ -217,13 +231,10 @@ class ThinkingEnhancer:
     def _student(self) -> tuple[Attempter, str, str]:
         """The student, who it is, and what tells its weights from others'."""
         config, model = self.config, self.config.student_model
-        if isinstance(model, Endpoint) or not config.use_local_student:
-            endpoint = self._endpoint(model or SMALL_STUDENT, config.student_api_base)
-            assert endpoint is not None
-            client = Client(endpoint, "student", self._journal, ACCOUNT)
-            self._clients.append(client)
-            return ApiStudent(client), endpoint.model, endpoint.model
-        if model is not None:
+        if self._api_student is not None:
+            name = self._api_student.endpoint.model
+            return ApiStudent(self._api_student), name, name
+        if isinstance(model, str):
             drawn = config.decoding or Student()
             return self._local(model, local_model(model, config.load_in_4bit), drawn), model, checkpoint(model)
         trained = self._in_training or self._trained_here()
