@@ -21,7 +21,7 @@ HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"
 
 
 class FaultServer:
-    """Answers every request with its own last message, unless a fault is due.
+    """Answers every request with what `say` makes of it, its own last message by default, unless a fault is due.
 
     Faults: an HTTP status (429, 500, ...), `reset` (the connection breaks), `truncated` (half of the JSON), `torn`
     (the connection breaks within the reply), `empty`, `html` (a page instead of JSON), `slow` (a second late), `cut`
@@ -39,6 +39,7 @@ class FaultServer:
         self.remember = remember
         self.faults: list[str] = []
         self.choose: Callable[[dict[str, Any]], str] = lambda body: "none"
+        self.say: Callable[[dict[str, Any]], str] = lambda body: str(body["messages"][-1]["content"])
         self.retry_after: float | None = 0.3
         self.requests: list[dict[str, Any]] = []
         self.times: list[float] = []
@@ -92,7 +93,7 @@ class FaultServer:
         self.most_at_once = max(self.most_at_once, self.running)
         await asyncio.sleep(self.latency + (fault == "slow"))
         self.running -= 1
-        reply = _reply(body, fault)
+        reply = _reply(self.say(body), fault)
         if fault == "reset":
             return _break(writer)
         if fault == "torn":
@@ -116,8 +117,8 @@ class FaultServer:
             self.times.append(time.monotonic())
 
 
-def _reply(body: dict[str, Any], fault: str) -> str:
-    text = "" if fault == "empty" else body["messages"][-1]["content"]
+def _reply(said: str, fault: str) -> str:
+    text = "" if fault == "empty" else said
     choice = {
         "index": 0,
         "finish_reason": "length" if fault == "cut" else "stop",

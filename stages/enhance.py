@@ -20,17 +20,17 @@ def main(
     """Write the enhanced records, the dialogues behind them, the records that failed, and the metrics."""
     with running("enhance", torch=True) as settings:
         from luna.enhance.dialogues import write_dialogues
+        from luna.enhance.files import enhance_file
         from luna.enhance.run import enhance
         from luna.outputs import write_json
         from luna.progress import say
-        from luna.records import read_records, write_records
 
-        enhanced = enhance(settings, read_records(source), ROOT)
-        write_records(output, enhanced.records)
+        on_bad = settings.params.enhance.on_bad_record
+        enhanced = enhance_file(source, output, failed, lambda records: enhance(settings, records, ROOT), on_bad=on_bad)
         write_dialogues(dialogues, enhanced.dialogues)
-        if write_records(failed, enhanced.failed):
-            say(f"enhance  not finished: see {failed}; `dvc repro -f -s enhance` asks again, and only for those")
         write_json(metrics, enhanced.metrics)
+        if enhanced.failed:
+            say("enhance  `dvc repro -f -s enhance` asks again, and only for those that are not finished")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ COMMANDS = {
     "luna card": ["-m", "luna.cli", "card"],
     "luna generate": ["-m", "luna.cli", "generate"],
     "luna compare-approaches": ["-m", "luna.cli", "compare-approaches"],
+    "luna enhance-thinking": ["-m", "luna.cli", "enhance-thinking"],
+    "luna check-judge": ["-m", "luna.cli", "check-judge"],
+    "enhance-thinking": ["-m", "luna.enhance.command"],
 }
 HEAVY = {"torch", "transformers", "litellm", "dvc", "trl", "peft", "datasets", "unsloth", "bitsandbytes"}
 

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from luna.enhance.command import enhance_thinking
+from luna.judge.command import check_judge
+
 if TYPE_CHECKING:
     from luna.generations.release import Outcome
 
@@ -204,6 +207,10 @@ def compare(
         report = compare_approaches(settings, root, out, (price_prompt, price_completion), asked, run or [])
         typer.echo(render(report), nl=False)
         typer.echo(f"\nwritten to {out}")
+
+
+app.command("enhance-thinking")(enhance_thinking)
+app.command("check-judge")(check_judge)
 
 
 def _tell(outcome: "Outcome") -> None:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from luna.errors import LunaError
+from luna.leaks import reveals_answer
 from luna.records import Record
 from luna.settings import explain
 
@@ -221,45 +221,11 @@ def _empty_reply(item: Item) -> str | None:
     return None if _THINKING.sub("", item.text).strip() else _around(item.text, 0, 0)
 
 
-# Written apart from the code that writes and reads hints, so that one mistake cannot hide in both.
-_GROUPED = r"\d{1,3}(?:[,_'’\u00a0\u2009\u202f]\d{3})+(?!\d)"
-_TOKEN = re.compile(rf"(?P<number>(?:{_GROUPED}|\d+)(?:\.\d+)?)|[^\W\d_]+")
-_SPACE_IN_NUMBER = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
-_LABELLED_NUMBER = 5  # an answer of at most so many tokens with one number in it is that number: "It is 1,195 km."
-
-
-def reveals_answer(hint: str, answer: str) -> bool:
-    """Whether the answer stands in a hint; see `_hint_reveals_answer` for what counts."""
-    return any(_holds(text, answer) for text in (hint, _SPACE_IN_NUMBER.sub("", hint)))
-
-
 def _hint_reveals_answer(item: Item) -> str | None:
-    """The expected answer stands in the hint: word for word, or as an equal number (1,195 == 1195 == 1 195.0).
-
-    Case and punctuation do not count, nor does a sign: a checker of leaks should rather catch too much.
-    """
+    """The expected answer stands in the hint: word for word, or as an equal number."""
     if item.answer is None or not item.answer.strip():
         raise LawError(f"{item.where}: a hint without an expected answer cannot be checked; give it one")
     return _around(item.text, 0, 0, margin=100) if reveals_answer(item.text, item.answer) else None
-
-
-def _holds(text: str, answer: str) -> bool:
-    wanted = _tokens(answer)
-    if not wanted:
-        return answer.strip() in text
-    numbers: list[str | Decimal] = [token for token in wanted if isinstance(token, Decimal)]
-    if len(numbers) == 1 and len(wanted) <= _LABELLED_NUMBER:
-        wanted = numbers
-    held = _tokens(text)
-    return any(held[start : start + len(wanted)] == wanted for start in range(len(held) - len(wanted) + 1))
-
-
-def _tokens(text: str) -> list[str | Decimal]:
-    """Words in lower case and numbers by value."""
-    return [
-        Decimal(re.sub(r"[^\d.]", "", found["number"])) if found["number"] else found[0]
-        for found in _TOKEN.finditer(text.casefold())
-    ]
 
 
 PREDICATES: dict[str, Predicate] = {

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from luna.errors import BadSettings
+from luna.llm.families import family_of
 
 SectionT = TypeVar("SectionT", bound="_Section")
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -84,6 +85,7 @@ class Enhancement(_Section):
     thinking_format: Literal["iterative"] = "iterative"
     blind_retries: Annotated[int, Field(ge=0)] = 600  # questions on which hints are held against blind retries; 0: none
     student: str | None = None  # override of the model in training (reported); None: the model in training itself
+    on_bad_record: Literal["refuse", "skip"] = "refuse"  # skip: bad lines go to the failed file with their reasons
 
 
 class Judging(_Section):
@@ -308,6 +310,35 @@ class Endpoint(_Section):
     max_failed: Share = 1.0  # a stage ends when more than this share of its calls, or every one, has failed for good
 
 
+class JudgeEndpoint(Endpoint):
+    """A model as the judge.
+
+    `kind` is `rubric`, the model alone, or `both`: what can be computed is judged by the exact verifier, and the model
+    is asked about the rest.
+    """
+
+    kind: Literal["rubric", "both"] = "rubric"
+    same_family: bool = False  # True: it may be of the teacher's family
+
+
+def refuse_same_family(teacher: Endpoint, judge: Endpoint) -> None:
+    """A judge of the teacher's family takes its kin's words too kindly, so that has to be asked for.
+
+    The embedded tutor may be both: it computes, and has no taste that could favour anybody.
+
+    Raises:
+        ValueError: they are of one family and nobody said that they may be.
+    """
+    family = family_of(judge.model)
+    said = isinstance(judge, JudgeEndpoint) and judge.same_family
+    if said or judge.model.startswith("luna-tutor/") or family != family_of(teacher.model):
+        return
+    raise ValueError(
+        f"judge.model: {judge.model} is of the teacher's family ({family}) and would judge its own; choose another "
+        "judge, or say judge.same_family: true"
+    )
+
+
 class Lessons(_Section):
     """What the model is trained on: its `final` reasoning and answers after a hint, or the whole `iterative` story."""
 
@@ -323,7 +354,7 @@ class Preset(_Section):
     pretrain: Pretraining | None = None
     student: Student = Student()
     teacher: Endpoint
-    judge: Endpoint | Literal["exact"]
+    judge: JudgeEndpoint | Literal["exact"]
     lessons: Lessons = Lessons()
     sft: Training
     distill: Training
@@ -332,6 +363,12 @@ class Preset(_Section):
     def _scratch_needs_recipe(self) -> "Preset":
         if (self.model.base == "scratch") != (self.pretrain is not None):
             raise ValueError("model.base: scratch and a pretrain section belong together")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_is_no_kin(self) -> "Preset":
+        if isinstance(self.judge, Endpoint):
+            refuse_same_family(self.teacher, self.judge)
         return self
 
 

@@ -13,7 +13,7 @@ from luna.arithmetic.problems import SEALED_SKILLS, SKILLS, Problem, Skill, Step
 from luna.arithmetic.reading import read_attempt
 from luna.arithmetic.tutor import first_wrong_line, hint, hint_at, judge
 from luna.arithmetic.wording import read
-from luna.laws import reveals_answer
+from luna.leaks import reveals_answer
 
 FIFTEEN = Problem((Step("*", 15, 13),))
 seeds = st.integers(0, 2**32)

@@ -13,14 +13,19 @@ import pytest
 from luna.arithmetic.corpus import thinking_reply
 from luna.arithmetic.layouts import solve
 from luna.arithmetic.problems import SKILLS, Problem, sample
+from luna.arithmetic.tutor import Verdict
 from luna.arithmetic.tutor import judge as judge_exactly
 from luna.arithmetic.wording import ask
-from luna.enhance.loop import SAFE_HINT, ExactJudge, HintingTeacher, ModelJudge, ask_and_read, converse
+from luna.enhance import students
+from luna.enhance.hints import OTHER_SAFE_HINT, SAFE_HINT, HintingTeacher
+from luna.enhance.judges import ExactJudge, ModelJudge, ask_and_read
+from luna.enhance.kept_attempts import KeptAttempts
+from luna.enhance.loop import converse
 from luna.enhance.run import enhance
 from luna.enhance.students import Dialogue, LocalStudent, Turn
 from luna.enhance.thinking import AHA, iterative_thinking
 from luna.errors import TeacherError
-from luna.laws import reveals_answer
+from luna.leaks import reveals_answer
 from luna.llm.client import Client, Failure, Request
 from luna.llm.replies import read_json
 from luna.lm.chat import Message
@@ -45,7 +50,10 @@ class Scripted:
     def dialogues(self) -> list[Dialogue]:
         for number, (problem, right_in) in enumerate(zip(self.problems, self.right_in, strict=True)):
             self.by_question[ask(random.Random(number), problem)] = (problem, right_in)
-        return [Dialogue([{"role": "user", "content": question}]) for question in self.by_question]
+        return [
+            Dialogue([{"role": "user", "content": question}], answer=str(problem.answer))
+            for question, (problem, _) in self.by_question.items()
+        ]
 
     def attempt(self, dialogues: Sequence[Dialogue], seed: int) -> list[str]:
         self.seeds.append(seed)
@@ -72,7 +80,7 @@ def talked() -> tuple[Scripted, list[Dialogue], HintingTeacher]:
     problems = _problems(12)
     student = Scripted(problems, [1, 2, 3, 0] * 3)
     dialogues = student.dialogues()
-    teacher = HintingTeacher(Client(TUTOR), [str(problem.answer) for problem in problems])
+    teacher = HintingTeacher(Client(TUTOR))
     converse(dialogues, student, ModelJudge(Client(TUTOR, "judge")), teacher, LIMIT, seed=5)
     return student, dialogues, teacher
 
@@ -135,16 +143,21 @@ def test_blind_retries_are_given_no_hint_and_count_the_open_ones() -> None:
 def test_one_iteration_asks_once_and_hints_at_nothing() -> None:
     student = Scripted(_problems(4), [1, 2, 3, 0])
     dialogues = student.dialogues()
-    teacher = HintingTeacher(Client(TUTOR), ["0"] * 4)
+    teacher = HintingTeacher(Client(TUTOR))
     converse(dialogues, student, ExactJudge(), teacher, 1, 0)
     assert [len(dialogue.turns) for dialogue in dialogues] == [1] * 4
     assert not any(dialogue.hints for dialogue in dialogues)
     assert teacher.client.usage.calls == 0
 
 
-def test_the_exact_judge_names_a_question_it_cannot_read() -> None:
-    with pytest.raises(TeacherError, match=r"judge: exact cannot read 'Why\?'; use a model"):
-        ExactJudge().verdicts([Dialogue([{"role": "user", "content": "Why?"}])], ["Because."])
+def test_the_exact_judge_names_a_question_it_cannot_compute_and_accepts_the_expected_answer() -> None:
+    dialogue = Dialogue([{"role": "user", "content": "Why?"}], answer="Because it rains.")
+    said = ["Because.", "<think>\nhm\n</think>\nbecause it  rains.", "<think>\n1+1=3\n</think>\nBecause it rains."]
+    unknown, right, wrong_on_the_way = ExactJudge().verdicts([dialogue] * 3, said)
+    assert unknown == Failure("the exact judge cannot compute 'Why?'", "let a model judge such questions")
+    assert isinstance(right, Verdict)
+    assert right.correct
+    assert wrong_on_the_way == unknown
 
 
 # ---------------------------------------------------------------- a teacher that leaks
@@ -202,12 +215,12 @@ def leaky() -> Iterator[Callable[[Callable[[int], str]], LeakyTeacher]]:
 
 
 def _hint(teacher: LeakyTeacher, answers: Sequence[str]) -> tuple[list[str], HintingTeacher]:
-    hinting = HintingTeacher(Client(teacher.endpoint), answers)
+    hinting = HintingTeacher(Client(teacher.endpoint))
     dialogues = [
-        Dialogue([{"role": "user", "content": f"What is 40+{number}?"}], [Turn("1", False, "wrong", 0)])
-        for number in range(len(answers))
+        Dialogue([{"role": "user", "content": f"What is 40+{number}?"}], [Turn("1", False, "wrong", 0)], answer)
+        for number, answer in enumerate(answers)
     ]
-    return hinting.hints(dialogues, range(len(answers))), hinting
+    return hinting.hints(dialogues), hinting
 
 
 def test_a_leaking_hint_is_asked_for_again(leaky: Callable[[Callable[[int], str]], LeakyTeacher]) -> None:
@@ -228,13 +241,21 @@ def test_a_hint_that_leaks_twice_is_replaced(leaky: Callable[[Callable[[int], st
 def test_a_leak_goes_by_the_answer_of_its_own_question(
     leaky: Callable[[Callable[[int], str]], LeakyTeacher],
 ) -> None:
-    """Later iterations ask about some of the questions only; each is checked against its own answer."""
     teacher = leaky(lambda seed: json.dumps({"hint": "Look at 42 again."}))
-    hinting = HintingTeacher(Client(teacher.endpoint), ["41", "42", "43"])
-    dialogues = [Dialogue([{"role": "user", "content": "q"}], [Turn("1", False, "wrong", 0)]) for _ in range(2)]
-    assert hinting.hints(dialogues, [0, 2]) == ["Look at 42 again."] * 2
-    assert hinting.hints(dialogues, [1, 2]) == [SAFE_HINT, "Look at 42 again."]
+    hinting = HintingTeacher(Client(teacher.endpoint))
+    dialogues = [Dialogue([{"role": "user", "content": "q"}], [Turn("1", False, "wrong", 0)], n) for n in ("41", "42")]
+    assert hinting.hints(dialogues) == ["Look at 42 again.", SAFE_HINT]
     assert hinting.leaks.caught == 1
+
+
+def test_an_answer_that_stands_in_the_safe_hint_gets_another_one(
+    leaky: Callable[[Callable[[int], str]], LeakyTeacher],
+) -> None:
+    teacher = leaky(lambda seed: json.dumps({"hint": "Steps, I say."}))
+    hints, hinting = _hint(teacher, ["steps", "again", "think"])
+    assert hints == [OTHER_SAFE_HINT, "Steps, I say.", "Steps, I say."]
+    assert hinting.leaks.kept == 0
+    assert not {word.strip(".").lower() for word in SAFE_HINT.split()} & set(OTHER_SAFE_HINT.lower().strip(".").split())
 
 
 def test_a_reply_that_cannot_be_read_is_asked_for_once_more(
@@ -404,3 +425,48 @@ def test_the_comparison_is_paired_from_the_same_first_attempts(
     compared = [metrics[name] for name in ("convergence_rate", "blind_convergence_rate", "hint_gain")]
     assert (compared, metrics["total_examples"]) == ([1.0, 0.5, 0.5], 8)
     assert metrics["hint_gain_low"] > 0
+
+
+# ---------------------------------------------------------------- a run that was killed
+
+
+def test_attempts_of_a_killed_run_are_not_made_again(tmp_path: Path) -> None:
+    problems = _problems(4)
+    first, second, other = (Scripted(problems, [1, 2, 3, 0]) for _ in range(3))
+    said = [Dialogue(one.context, answer=one.answer) for one in first.dialogues()]
+    for one in (second, other):
+        one.dialogues()
+    kept = KeptAttempts(first, tmp_path / "kept", ["weights"]).attempt(said, 3)
+    again = KeptAttempts(second, tmp_path / "kept", ["weights"])
+    assert (again.attempt(said, 3), second.seeds) == (kept, [])
+    again.attempt(said, 4)
+    again.attempt(said[:2], 3)
+    KeptAttempts(other, tmp_path / "kept", ["other weights"]).attempt(said, 3)
+    assert (second.seeds, other.seeds) == ([4, 3], [3])
+    again.forget()
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_stage_that_is_stopped_goes_on_where_it_was(
+    luna_root: Path,
+    tiny_settings: Callable[..., Settings],
+    leaky: Callable[[Callable[[int], str]], LeakyTeacher],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The teacher's cap ends the first run after the first attempts; a higher cap lets the second one finish."""
+    quiet = {"enhance": tiny_settings().params.enhance.model_copy(update={"blind_retries": 0, "max_iterations": 2})}
+    drawn: list[int] = []
+    draw = students.sample_replies
+
+    def counted(*given: object, **more: object) -> list[str]:
+        drawn.append(len(given[2]))  # type: ignore[arg-type]
+        return draw(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(students, "sample_replies", counted)
+    endpoint = leaky(lambda seed: '{"hint": "Look again."}').endpoint
+    capped = endpoint.model_copy(update={"max_tokens_total": 1})
+    with pytest.raises(TeacherError, match="max_tokens_total"):
+        enhance(tiny_settings(quiet, {"teacher": capped}), _records(3), luna_root)
+    enhance(tiny_settings(quiet, {"teacher": endpoint}), _records(3), luna_root)
+    assert drawn == [3, 3]
+    assert not Path(".luna/attempts").exists()

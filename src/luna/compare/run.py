@@ -9,7 +9,7 @@ from luna.compare.report import as_line, write_report
 from luna.compare.sample import APPROACHES, Sample, from_pilot, from_tree
 from luna.compare.table import all_mixes, mix_costs, proposed_mix, rows_of, weak_spots
 from luna.compare.trained import Trained, trained_models
-from luna.enhance.run import make_judge
+from luna.enhance.judges import make_judge
 from luna.errors import BadSettings
 from luna.generate.command import eval_questions
 from luna.generate.mix import MIXES, prompts_of, shares_of

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from luna.arithmetic.reading import CLOSE, OPEN
 from luna.arithmetic.tutor import Verdict
-from luna.enhance.loop import Judge
+from luna.enhance.judges import Judge
 from luna.enhance.students import Dialogue
 from luna.errors import BadRecord
 from luna.generate.run import COUNTED, generate

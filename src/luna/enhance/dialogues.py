@@ -10,7 +10,7 @@ from luna.records import read_lines, write_lines
 
 def write_dialogues(path: Path, dialogues: Iterable[Dialogue]) -> None:
     """Write dialogues, a line each."""
-    write_lines(path, (asdict(dialogue) for dialogue in dialogues))
+    write_lines(path, ({"context": one.context, "turns": [asdict(turn) for turn in one.turns]} for one in dialogues))
 
 
 def read_dialogues(path: Path) -> list[Dialogue]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from luna.arithmetic.tutor import Verdict
-from luna.llm.quoting import attempt_block, block
+from luna.llm.quoting import attempt_block, block, conversation_block
 from luna.llm.replies import UnusableReplyError, read_json, text_field
 from luna.lm.chat import Message
 
@@ -33,7 +33,11 @@ wrong line, one more than the last number if a line is missing, null if there is
 
 
 def hint_messages(
-    question: str, attempt: str, earlier_hints: Sequence[str], solution: str | None = None
+    question: str,
+    attempt: str,
+    earlier_hints: Sequence[str],
+    solution: str | None = None,
+    before: Sequence[Message] = (),
 ) -> list[Message]:
     """The request for a hint at the mistake in an attempt.
 
@@ -41,8 +45,9 @@ def hint_messages(
         attempt: the learner's reply as it is, thinking tags included.
         earlier_hints: hints already given to this question, the first one first.
         solution: a reference for the teacher's eyes.
+        before: the conversation before the question, such as the document that it is about.
     """
-    parts = [block("question", question)]
+    parts = [block("question", question), *_before(before)]
     if solution is not None:
         parts.append(block("solution", solution))
     parts.append(attempt_block(attempt))
@@ -51,12 +56,18 @@ def hint_messages(
     return _messages(_HINT_RULES, parts)
 
 
-def verdict_messages(question: str, attempt: str, reference: str | None = None) -> list[Message]:
+def verdict_messages(
+    question: str, attempt: str, reference: str | None = None, before: Sequence[Message] = ()
+) -> list[Message]:
     """The request for a verdict on an attempt; `reference` is an answer known or believed to be right."""
-    parts = [block("question", question), attempt_block(attempt)]
+    parts = [block("question", question), *_before(before), attempt_block(attempt)]
     if reference is not None:
         parts.append(block("reference", reference))
     return _messages(_VERDICT_RULES, parts)
+
+
+def _before(conversation: Sequence[Message]) -> list[str]:
+    return [conversation_block(conversation)] if conversation else []
 
 
 def _messages(rules: str, parts: Sequence[str]) -> list[Message]:

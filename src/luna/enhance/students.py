@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from luna.arithmetic.reading import OPEN, read_attempt
 from luna.lm.chat import Message, prompt_ids
 from luna.lm.load import LoadedModel
 from luna.lm.sample import Decoding, sample_replies
 from luna.settings import Student
+
+if TYPE_CHECKING:
+    from luna.llm.calls import Failure
 
 
 @dataclass
@@ -24,10 +27,16 @@ class Turn:
 
 @dataclass
 class Dialogue:
-    """All attempts at one question. `context` is the conversation up to and with the question."""
+    """All attempts at one question.
+
+    Attributes:
+        context: the conversation up to and with the question.
+        answer: the expected one, for teacher, judge and the check of leaks; never in the student's view.
+    """
 
     context: list[Message]
     turns: list[Turn] = field(default_factory=list)
+    answer: str | None = None
 
     @property
     def question(self) -> str:
@@ -43,9 +52,9 @@ class Dialogue:
 
 
 class Attempter(Protocol):
-    """Whoever attempts questions: one reply for each dialogue, in view of its hints so far."""
+    """Whoever attempts questions: one reply for each dialogue, in view of its hints so far, or why there is none."""
 
-    def attempt(self, dialogues: Sequence[Dialogue], seed: int) -> list[str]: ...
+    def attempt(self, dialogues: Sequence[Dialogue], seed: int) -> "Sequence[str | Failure]": ...
 
 
 class LocalStudent:

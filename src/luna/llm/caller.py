@@ -109,6 +109,8 @@ class Caller:
         """One try, in a slot of its own and within the budget; a reply is kept before anybody reads it."""
         slot = await self._admission.enter(request.tokens + self.endpoint.max_tokens)
         try:
+            if self.stopped is not None:  # while it stood in line
+                raise self.stopped
             held = await self.budget.reserve(request)
             outcome = await self._send(request, held)
             if isinstance(outcome, Reply):

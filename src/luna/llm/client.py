@@ -57,6 +57,11 @@ class Client:
     def usage(self) -> Usage:
         return self._caller.usage
 
+    @property
+    def embedded(self) -> bool:
+        """Whether the rule-based tutor of this package answers, and no language model."""
+        return self._caller.transport.embedded
+
     def bill(self) -> dict[str, Any]:
         """What the answers used have cost, for the metrics: the same when the journal gives them again."""
         return self.usage.bill(self.endpoint.model)
@@ -124,6 +129,11 @@ class Client:
             self._caller.stopped = stop
             for task in self._tasks - self._caller.out:
                 task.cancel()
+
+    def stop_soon(self, stop: Stop) -> None:
+        """`stop` for another thread: requests between two tries are let go only when their pause is over."""
+        if self._caller.stopped is None:
+            self._caller.stopped = stop
 
     async def _ask_and_close(
         self, requests: Sequence[Request], on_done: Callable[[int], None]

@@ -5,8 +5,10 @@ a margin (`  3| `), so that nothing in it can look like the end of the block.
 """
 
 import re
+from collections.abc import Sequence
 
 from luna.arithmetic.reading import read_attempt
+from luna.lm.chat import Message
 
 _MARGIN = re.compile(r"^ *\d*\| ", re.MULTILINE)
 
@@ -25,6 +27,12 @@ def attempt_block(attempt: str) -> str:
         seen += counts
         rows.append(f"{seen if counts else '':>3}| {row}")
     return block("attempt", "\n".join(rows))
+
+
+def conversation_block(messages: Sequence[Message]) -> str:
+    """Turns between tags, each line behind a margin."""
+    rows = [row for turn in messages for row in f"{turn['role']}: {turn['content']}".split("\n")]
+    return block("conversation", "\n".join(f"   | {row}" for row in rows))
 
 
 def read_block(name: str, prompt: str) -> str | None:

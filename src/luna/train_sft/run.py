@@ -36,19 +36,21 @@ def fine_tune(
     scratch_dir: Path,
     *,
     replay: Sequence[Record] = (),
+    start: str | None = None,
 ) -> FineTuned:
     """Train the parent on the lessons of `records` and save the averaged weights in `folder`.
 
     Args:
+        start: another model to train than the parent.
         replay: records of earlier generations, of which `replay.share` of the examples is made.
     """
     preset = settings.preset
-    parent = read_json(root / "models" / "teachers" / "teachers.json")["parent"]
-    loaded = start_student(settings, parent["path"])
+    start = start or str(read_json(root / "models" / "teachers" / "teachers.json")["parent"]["path"])
+    loaded = start_student(settings, start)
     examples = gather_examples(settings, loaded.tokenizer, records, replay)
     say(
         f"train_sft  {describe(examples.all)} from {len(records)} records, {len(examples.replayed)} of the examples"
-        f" replayed and {len(examples.corpus)} of the base's corpus; the student starts from {parent['path']}"
+        f" replayed and {len(examples.corpus)} of the base's corpus; the student starts from {start}"
     )
     weights = AveragedWeights(loaded.model, settings.params.distill.ema_decay)
     trainer, log = make_trainer(
@@ -58,7 +60,7 @@ def fine_tune(
         examples.all,
         preset.sft,
         title="train_sft",
-        output_dir=scratch_dir / run_key(settings, examples.all, [model_key(parent["path"], preset.model)]),
+        output_dir=scratch_dir / run_key(settings, examples.all, [model_key(start, preset.model)]),
         seed=settings.params.seed,
         callbacks=[weights],
     )

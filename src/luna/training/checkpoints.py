@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-import luna
+from luna.kept import code_sha256
 from luna.lm.chat import Example
 from luna.outputs import read_json
 from luna.progress import say
@@ -36,8 +36,7 @@ def run_key(settings: Settings, examples: Sequence[Example], models: Sequence[st
     digest.update(json.dumps([*models, torch.__version__, world_size()]).encode())
     for example in examples:
         digest.update(json.dumps([example["input_ids"], example["labels"]]).encode())
-    for source in sorted(Path(luna.__file__).parent.rglob("*.py")):
-        digest.update(source.read_bytes())
+    digest.update(code_sha256().encode())
     return digest.hexdigest()[:32]
 
 
