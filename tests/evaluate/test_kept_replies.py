@@ -51,12 +51,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def _train(folder: str, by: float) -> None:
+def _train(folder: str, seed: int) -> None:
     """Other weights."""
     path = Path(folder) / "model.safetensors"
     weights = load_file(path)
-    generator = torch.Generator().manual_seed(0)
-    moved = {name: tensor + by * torch.randn(tensor.shape, generator=generator) for name, tensor in weights.items()}
+    generator = torch.Generator().manual_seed(seed)
+    moved = {name: tensor + torch.randn(tensor.shape, generator=generator) for name, tensor in weights.items()}
     save_file(moved, path, metadata={"format": "pt"})
 
 
@@ -66,8 +66,8 @@ def _open_the_next_generation() -> None:
     teachers = json.loads(Path("models/teachers/teachers.json").read_text())
     parent = {"gen": "Luna-G001", "source": "tag", "path": "models/teachers/parent", "eval_set_sha256": None}
     write_json(Path("models/teachers/teachers.json"), {**teachers, "parent": parent})
-    _train("models/sft", 2.0)
-    _train("models/luna", 1.0)
+    _train("models/sft", 2)
+    _train("models/luna", 3)
 
 
 def _same_results(one: Evaluated, other: Evaluated) -> bool:
@@ -79,7 +79,7 @@ def _same_results(one: Evaluated, other: Evaluated) -> bool:
 
 
 def test_a_second_generation_asks_only_what_is_new(grown_root: Path, tiny_settings: Make, asked: list[str]) -> None:
-    _train("models/luna", 1.0)
+    _train("models/luna", 1)
     evaluate(tiny_settings(), [], grown_root)
     assert asked == ["child", "sft", "parent"]  # the parent is the base
     _open_the_next_generation()
@@ -115,7 +115,7 @@ def test_a_child_is_asked_even_where_its_replies_are_kept(
 def test_a_damaged_file_is_not_trusted(
     grown_root: Path, tiny_settings: Make, asked: list[str], capsys: pytest.CaptureFixture[str], harm: str
 ) -> None:
-    _train("models/luna", 1.0)
+    _train("models/luna", 1)
     whole = evaluate(tiny_settings(), [], grown_root)
     items = read_items(Path("data/eval"))
     file, childs = (kept_file(tiny_settings(), f"models/{name}", items, grown_root) for name in ("base", "luna"))
@@ -190,7 +190,7 @@ def test_other_weights_code_packages_and_threads_are_another_model(
         patch.setattr("torch.get_num_threads", lambda: 64)
         files.append(file_of())
     assert file_of() == files[0]
-    _train("models/luna", 1.0)
+    _train("models/luna", 1)
     files.append(file_of())
     assert len(set(files)) == 5
 
