@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,6 +31,16 @@ hypothesis.settings.load_profile("luna")
 
 REPO = Path(__file__).parents[1]
 QUICK = {"epochs": None, "max_steps": 3, "batch_size": 4, "gradient_accumulation": 1, "save_steps": None}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, and then those with many: xdist hands out files in this order, few at the end.
+
+    A slow file that is handed out last would run alone, with the other processors idle.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
 
 
 @pytest.fixture(scope="session")
