@@ -34,13 +34,17 @@ QUICK = {"epochs": None, "max_steps": 3, "batch_size": 4, "gradient_accumulation
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, and then those with many: xdist hands out files in this order, few at the end.
+    """Slow files come first, by the time they are allowed, then those with many tests: xdist deals them in this order.
 
     A slow file that is handed out last would run alone, with the other processors idle.
     """
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
     tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
+    seconds: dict[Path, int] = dict.fromkeys(tests, 0)
+    for item in items:
+        for name in ("slow", "timeout"):
+            for mark in item.iter_markers(name):
+                seconds[item.path] = max(seconds[item.path], *mark.args, 1)
+    items.sort(key=lambda item: (-seconds[item.path], -tests[item.path]))
 
 
 @pytest.fixture(scope="session")
