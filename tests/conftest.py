@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,6 +31,20 @@ hypothesis.settings.load_profile("luna")
 
 REPO = Path(__file__).parents[1]
 QUICK = {"epochs": None, "max_steps": 3, "batch_size": 4, "gradient_accumulation": 1, "save_steps": None}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files come first, by the time they are allowed, then those with many tests: xdist deals them in this order.
+
+    A slow file that is handed out last would run alone, with the other processors idle.
+    """
+    tests = Counter(item.path for item in items)
+    seconds: dict[Path, int] = dict.fromkeys(tests, 0)
+    for item in items:
+        for name in ("slow", "timeout"):
+            for mark in item.iter_markers(name):
+                seconds[item.path] = max(seconds[item.path], *mark.args, 1)
+    items.sort(key=lambda item: (-seconds[item.path], -tests[item.path]))
 
 
 @pytest.fixture(scope="session")

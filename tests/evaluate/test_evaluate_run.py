@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from luna.errors import LunaError
-from luna.eval_set.items import ITEMS, eval_set_sha256, read_items, read_voice, write_eval_set
+from luna.eval_set.items import ITEMS, eval_set_sha256, read_items, read_voice
 from luna.evaluate.how import evaluator_sha256
 from luna.evaluate.run import Evaluated, evaluate
 from luna.records import Record, read_lines, write_lines
@@ -20,15 +19,6 @@ from luna.settings import Settings
 
 Make = Callable[..., Settings]
 WEIGHTS = Path("models/luna/model.safetensors")
-
-
-@pytest.fixture
-def grown_root(luna_root: Path, tiny_settings: Make) -> Path:
-    """A root with an eval set and a generation that is its own parent, base and fine-tuned model."""
-    for name in ("sft", "luna"):
-        shutil.copytree("models/base", f"models/{name}")
-    write_eval_set(Path("data/eval"), tiny_settings().params.evaluate, "arithmetic")
-    return luna_root
 
 
 def _plant(monkeypatch: pytest.MonkeyPatch, reply: Callable[[int, str], str]) -> None:

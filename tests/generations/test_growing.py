@@ -7,6 +7,8 @@ import yaml
 
 from luna.alone import alone
 
+pytestmark = pytest.mark.slow
+
 
 def params(root):
     return yaml.safe_load((root / "params.yaml").read_text())

@@ -20,6 +20,8 @@ from luna.settings import Lora, Settings
 from luna.train_sft.run import fine_tune
 from luna.training.checkpoints import SEAL, newest_sealed, run_key
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Settings]
 STEPS = 40
 CHILD = """

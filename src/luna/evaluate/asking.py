@@ -21,27 +21,40 @@ SUITES: tuple[Suite, ...] = ("recall", "generalize")
 
 @dataclass(frozen=True)
 class Asked:
-    """One model's replies to all items, whether each is right, the seconds it took, and how it was asked."""
+    """One model's replies to all items, whether each is right, the seconds it took, and how it was asked.
+
+    `seconds` is None for replies that an earlier evaluation had kept.
+    """
 
     replies: list[str]
     right: list[bool]
-    seconds: float
+    seconds: float | None
     how: dict[str, Any]
 
 
 def ask(settings: Settings, loaded: LoadedModel, items: Sequence[EvalItem], name: str) -> Asked:
     """Ask every item; `name` is for the log."""
-    student, how = settings.preset.student, settings.params.evaluate
+    decoding, seed = decoding_of(settings), settings.params.evaluate.seed
     prompts = [prompt_ids(loaded.tokenizer, [{"role": "user", "content": item.question}]) for item in items]
-    decoding = Decoding(how.temperature, student.max_new_tokens, student.batch_size)
     start = time.perf_counter()
     with bar(f"evaluate {name}", len(items)) as advance:
-        replies = sample_replies(loaded.model, loaded.tokenizer, prompts, decoding, how.seed, advance)
+        replies = sample_replies(loaded.model, loaded.tokenizer, prompts, decoding, seed, advance)
     seconds = time.perf_counter() - start
+    return mark(items, replies, seconds, how_asked(loaded, items, decoding, seed), name)
+
+
+def decoding_of(settings: Settings) -> Decoding:
+    """How replies to the eval set are drawn."""
+    student = settings.preset.student
+    return Decoding(settings.params.evaluate.temperature, student.max_new_tokens, student.batch_size)
+
+
+def mark(items: Sequence[EvalItem], replies: list[str], seconds: float | None, how: dict[str, Any], name: str) -> Asked:
+    """Tell right replies from wrong ones; the log gets the accuracies."""
     right = [is_right(reply, item.answer) for reply, item in zip(replies, items, strict=True)]
-    asked = Asked(replies, right, seconds, how_asked(loaded, items, decoding, how.seed))
+    asked = Asked(replies, right, seconds, how)
     accuracies = "  ".join(f"{suite} {accuracy(items, asked, suite):.3f}" for suite in SUITES)
-    say(f"evaluate  {name:<6}  {accuracies}")
+    say(f"evaluate  {name:<6}  {accuracies}{'  (replies kept before)' if seconds is None else ''}")
     return asked
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from luna.eval_set.items import EvalItem, Suite, eval_set_sha256, read_items, read_voice
 from luna.evaluate.asking import SUITES, Asked, accuracy, ask, pick
+from luna.evaluate.kept_replies import keep, kept_file, recall
 from luna.evaluate.tone import tone_drift
 from luna.laws import Item, Law, broken_by, load_laws, violations
-from luna.lm.load import load_model
+from luna.lm.load import LoadedModel, load_model
 from luna.lm.weights import weights_sha256
 from luna.outputs import read_json
 from luna.records import Record
@@ -19,6 +20,7 @@ from luna.stats import confidence_of, detectable_effect, mcnemar_exact, paired_b
 
 Json = dict[str, Any]
 CHILD = "child"
+FROZEN = ("parent", "base")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def evaluate(settings: Settings, records: Sequence[Record], root: Path) -> Evalu
     items, eval_set = read_items(folder), eval_set_sha256(folder)
     teachers = read_json(root / "models" / "teachers" / "teachers.json")
     models = _models(settings, teachers)
-    asked = _ask_all(settings, models, items)
+    asked = _ask_all(settings, models, items, root)
     child = asked[CHILD]
     laws = load_laws(root / settings.params.laws)
     broken = _broken_laws(laws, items, child, records)
@@ -64,13 +66,20 @@ def evaluate(settings: Settings, records: Sequence[Record], root: Path) -> Evalu
     return Evaluated(metrics, speed, _replies(items, child), _families(items, asked))
 
 
-def _ask_all(settings: Settings, models: Mapping[str, str], items: Sequence[EvalItem]) -> dict[str, Asked]:
-    """Every model's replies; two names of one model are asked once."""
+def _ask_all(settings: Settings, models: Mapping[str, str], items: Sequence[EvalItem], root: Path) -> dict[str, Asked]:
+    """Every model's replies. Two names of one model are asked once; parent and base once in their lives."""
     by_path: dict[str, Asked] = {}
     for name, path in models.items():
         if path not in by_path:
-            by_path[path] = ask(settings, load_model(path, settings.preset.model, trainable=False), items, name)
+            known = recall(kept_file(settings, path, items, root), items, name) if name in FROZEN else None
+            by_path[path] = known or ask(settings, _load(settings, path), items, name)
+    for path in {models[name]: None for name in (CHILD, *FROZEN)}:
+        keep(kept_file(settings, path, items, root), by_path[path])
     return {name: by_path[path] for name, path in models.items()}
+
+
+def _load(settings: Settings, path: str) -> LoadedModel:
+    return load_model(path, settings.preset.model, trainable=False)
 
 
 def _models(settings: Settings, teachers: Json) -> dict[str, str]:
@@ -138,12 +147,15 @@ def _same(models: Mapping[str, str]) -> list[list[str]]:
 
 
 def _parameters(settings: Settings, path: str) -> int:
-    count: int = load_model(path, settings.preset.model, trainable=False).model.num_parameters()
+    count: int = _load(settings, path).model.num_parameters()
     return count
 
 
 def _speed(asked: Asked) -> Json:
-    return {"seconds": asked.seconds, "replies_per_second": len(asked.replies) / asked.seconds}
+    """No figure for a model whose replies were kept: nothing was measured."""
+    if asked.seconds is None:
+        return {"asked": False}
+    return {"asked": True, "seconds": asked.seconds, "replies_per_second": len(asked.replies) / asked.seconds}
 
 
 def _peak_memory_mb() -> float:
