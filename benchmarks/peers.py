@@ -1,0 +1,246 @@
+"""Luna's client beside bare LiteLLM, curator and distilabel: clean, through a server that fails, and killed.
+
+    python benchmarks/peers.py --work /tmp/peers
+
+gives each peer an environment of its own under `--work` (made once, with pip), then lets everybody make the same calls
+to the same server, in turns, `--rounds` times, and prints one Markdown table of medians:
+
+* `clean`; `faults`: 5 % 429 (Retry-After 2 s), 5 % 500, 3 % each reset, half a JSON, empty text, and everybody meets
+  the same faults; `killed`: the client and its children are killed with SIGKILL within the run and started again;
+* `usable` rows are in the file that the client wrote, with the right text;
+* `seconds` run from the end of the imports to the written rows, `process s` from start to end of the process; `of
+  ideal` is seconds over calls x latency / at once; `killed` shows the second process;
+* `CPU` is that of the client and its children, from the end of the imports on;
+* `paid` are the calls that reached the server and got no error status, and `repeated` are those of them whose prompt
+  had been paid before.
+
+Peers run with their documented settings that do best here, with telemetry off, and nothing is downloaded but packages.
+"""
+
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from measuring import FAULTS, HERE, counts, measured, serving, table_head, table_row, usable
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "TELEMETRY_ENABLED": "false",  # curator's
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "DISTILABEL_LOG_LEVEL": "ERROR",
+    "OMP_NUM_THREADS": "1",
+}
+COLUMNS = ["run", "client", "usable", "seconds", "of ideal", "process s", "CPU ms/call", "paid", "repeated"]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A package with a client script; `packages` are what pip is told, versions of its time where it needs them."""
+
+    name: str
+    script: str
+    packages: tuple[str, ...]
+    variants: tuple[tuple[str, ...], ...] = ((),)  # more options of the script, and a client for each
+
+
+PEERS = (
+    Peer("curator 0.1.31", "peer_curator.py", ("bespokelabs-curator==0.1.31", "openai==2.30.0", "datasets==3.6.0")),
+    Peer(
+        "distilabel 1.5.3",
+        "peer_distilabel.py",
+        (
+            *("distilabel[openai]==1.5.3", "openai==1.61.0", "datasets==3.2.0"),
+            *("huggingface_hub==0.28.1", "pydantic==2.10.6"),
+        ),
+        ((), ("4",)),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What everybody has to do; latency and the time after which a process counts as hung are in seconds."""
+
+    calls: int
+    at_once: int
+    latency: float
+    seed: int
+    patience: float
+
+
+@dataclass
+class Outcome:
+    """What one process did; all times are None if it had to be ended."""
+
+    usable: int = 0
+    seconds: float | None = None
+    process: float | None = None
+    cpu: float | None = None
+    paid: int = 0
+    repeated: int = 0
+
+
+@dataclass
+class Client:
+    """How to start a client: its command takes PORT AT_ONCE CALLS FOLDER."""
+
+    name: str
+    command: list[str]
+    options: list[str] = field(default_factory=list)
+
+    def start(self, load: Load, port: int, folder: Path) -> subprocess.Popen[bytes]:
+        numbers = [str(number) for number in (port, load.at_once, load.calls)]
+        with (folder / "log").open("a") as log:
+            return subprocess.Popen(
+                [*self.command, *numbers, str(folder), *self.options],
+                env=os.environ | QUIET | {"HOME": str(folder)},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # so that its children can be killed with it
+            )
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Where the peers' environments are kept.")],
+    calls: int = 500,
+    at_once: int = 32,
+    latency: float = 0.3,
+    rounds: int = 3,
+    seed: int = 0,
+    patience: Annotated[float, typer.Option(help="A process that takes longer, in seconds, hangs.")] = 40.0,
+) -> None:
+    """Install, run in turns, print the table."""
+    ours = [sys.executable, str(HERE / "calls.py"), "ask"]
+    clients = [Client(name, [*ours, name], ["--no-warm"]) for name in ("bare LiteLLM", "Luna")]
+    missing = []
+    for peer in PEERS:
+        python, reason = install(peer, work)
+        if reason:
+            missing.append(f"{peer.name} is missing: {reason}")
+        else:
+            command = [str(python), str(HERE / peer.script)]
+            clients += [Client(" x ".join((peer.name, *more)), command, list(more)) for more in peer.variants]
+    load = Load(calls, at_once, latency, seed, patience)
+    print(render(run_rounds(clients, load, rounds), load))
+    print("".join(f"\n{line}" for line in missing))
+
+
+def install(peer: Peer, work: Path) -> tuple[Path, str]:
+    """The Python of the peer's environment, made if it is not there; and why it could not be made."""
+    folder = work.resolve() / peer.name.replace(" ", "-")
+    python, done = folder / "bin" / "python", folder / "installed.txt"
+    wanted = "\n".join(peer.packages)
+    if done.exists() and done.read_text() == wanted:
+        return python, ""
+    print(f"installing {peer.name} ...", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peer.packages]
+    told = subprocess.run(pip, stderr=subprocess.PIPE, text=True)
+    if told.returncode:
+        return python, f"pip on Python {sys.version.split()[0]}: {told.stderr.strip().splitlines()[-1]}"
+    done.write_text(wanted)
+    return python, ""
+
+
+def run_rounds(clients: list[Client], load: Load, rounds: int) -> dict[tuple[str, str], list[Outcome]]:
+    """Outcomes by kind of run and client; who begins changes from round to round."""
+    outcomes: dict[tuple[str, str], list[Outcome]] = {}
+    for number in range(rounds):
+        first = number % len(clients)
+        for kind in ("clean", "faults", "killed"):
+            for client in clients[first:] + clients[:first]:
+                faults = FAULTS if kind == "faults" else {}
+                with (
+                    tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+                    serving(load.latency, faults, load.seed + number) as port,
+                ):
+                    if kind == "killed":
+                        kill_halfway(client, load, port, Path(folder), load.seed + number)
+                    found = run(client, load, port, Path(folder))
+                outcomes.setdefault((kind, client.name), []).append(found)
+                print(f"round {number + 1} {kind} {client.name}: {found}", file=sys.stderr, flush=True)
+    return outcomes
+
+
+def run(client: Client, load: Load, port: int, folder: Path) -> Outcome:
+    """One process from start to end."""
+    began = time.monotonic()
+    process = client.start(load, port, folder)
+    try:
+        status = process.wait(load.patience)
+    except subprocess.TimeoutExpired:
+        end(process)
+        return Outcome(paid=counts(port)["paid"], repeated=counts(port)["repeated"])
+    whole = time.monotonic() - began
+    if status:
+        raise SystemExit(f"{client.name} ended with {status}:\n{(folder / 'log').read_text()[-3000:]}")
+    told, asked = measured(folder), counts(port)
+    return Outcome(usable(folder), told["seconds"], whole, told["cpu"], asked["paid"], asked["repeated"])
+
+
+def kill_halfway(client: Client, load: Load, port: int, folder: Path, seed: int) -> None:
+    """Kill the client after a part of the calls between 0.3 and 0.7, and wait until the server is done with them."""
+    wanted = int(random.Random(seed).uniform(0.3, 0.7) * load.calls)
+    process, began = client.start(load, port, folder), time.monotonic()
+    while counts(port)["all"] < wanted:
+        if process.poll() is not None or time.monotonic() - began > load.patience:
+            raise SystemExit(
+                f"{client.name} was to be killed, but made no {wanted} calls:\n{(folder / 'log').read_text()}"
+            )
+        time.sleep(0.02)
+    end(process)
+    time.sleep(2 * load.latency)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a client and its children."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def render(outcomes: Mapping[tuple[str, str], list[Outcome]], load: Load) -> str:
+    """The table."""
+    lines = [table_head(COLUMNS, 2)]
+    for (kind, client), found in sorted(
+        outcomes.items(), key=lambda item: ("clean", "faults", "killed").index(item[0][0])
+    ):
+        ended = [one for one in found if one.seconds is not None]
+        hung = "" if len(ended) == len(found) else f" (hangs in {len(found) - len(ended)} of {len(found)})"
+        seconds = median([one.seconds for one in ended])
+        ideal = load.calls * load.latency / load.at_once
+        cells = [
+            kind,
+            client,
+            f"{median([one.usable for one in found]):.0f}{hung}",
+            f"{seconds:.1f}",
+            f"{seconds / ideal:.2f}" if kind == "clean" else "",
+            f"{median([one.process for one in ended]):.1f}",
+            f"{1000 * median([one.cpu for one in ended]) / load.calls:.1f}",
+            f"{median([one.paid for one in found]):.0f}",
+            f"{median([one.repeated for one in found]):.0f}",
+        ]
+        lines.append(table_row(cells))
+    return "\n".join(lines)
+
+
+def median(values: list[float | int | None]) -> float:
+    """The median of those that are there; not a number if none is."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else float("nan")
+
+
+if __name__ == "__main__":
+    typer.run(main)
