@@ -3,7 +3,7 @@
     python benchmarks/peer_curator.py PORT AT_ONCE CALLS FOLDER
 
 Its cache is kept in the folder: called again with the same folder, curator goes on where it stopped. Of the two
-backends it has for such a server, `openai` is faster through faults than `litellm`, which pauses everything after a 429.
+backends it has for such a server, `openai` is faster through faults than `litellm`, which pauses all after a 429.
 """
 
 import os

@@ -25,7 +25,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -83,7 +85,7 @@ class Load:
 
 @dataclass
 class Outcome:
-    """What one process did; all times are None if it had to be ended."""
+    """What one process did; its times are None if it hung or failed, and `trouble` says which."""
 
     usable: int = 0
     seconds: float | None = None
@@ -91,6 +93,7 @@ class Outcome:
     cpu: float | None = None
     paid: int = 0
     repeated: int = 0
+    trouble: str = ""
 
 
 @dataclass
@@ -101,16 +104,20 @@ class Client:
     command: list[str]
     options: list[str] = field(default_factory=list)
 
-    def start(self, load: Load, port: int, folder: Path) -> subprocess.Popen[bytes]:
+    @contextmanager
+    def started(self, load: Load, port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """The client's process; at the end it is killed, and whatever it started."""
         numbers = [str(number) for number in (port, load.at_once, load.calls)]
+        command = [*self.command, *numbers, str(folder), *self.options]
+        environment = os.environ | QUIET | {"HOME": str(folder)}
         with (folder / "log").open("a") as log:
-            return subprocess.Popen(
-                [*self.command, *numbers, str(folder), *self.options],
-                env=os.environ | QUIET | {"HOME": str(folder)},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # so that its children can be killed with it
-            )
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def main(
@@ -167,9 +174,10 @@ def run_rounds(clients: list[Client], load: Load, rounds: int) -> dict[tuple[str
                     tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
                     serving(load.latency, faults, load.seed + number) as port,
                 ):
-                    if kind == "killed":
-                        kill_halfway(client, load, port, Path(folder), load.seed + number)
-                    found = run(client, load, port, Path(folder))
+                    if kind != "killed" or kill_halfway(client, load, port, Path(folder), load.seed + number):
+                        found = run(client, load, port, Path(folder))
+                    else:
+                        found = Outcome(trouble="could not be killed at work")
                 outcomes.setdefault((kind, client.name), []).append(found)
                 print(f"round {number + 1} {kind} {client.name}: {found}", file=sys.stderr, flush=True)
     return outcomes
@@ -178,37 +186,30 @@ def run_rounds(clients: list[Client], load: Load, rounds: int) -> dict[tuple[str
 def run(client: Client, load: Load, port: int, folder: Path) -> Outcome:
     """One process from start to end."""
     began = time.monotonic()
-    process = client.start(load, port, folder)
-    try:
-        status = process.wait(load.patience)
-    except subprocess.TimeoutExpired:
-        end(process)
-        return Outcome(paid=counts(port)["paid"], repeated=counts(port)["repeated"])
-    whole = time.monotonic() - began
-    if status:
-        raise SystemExit(f"{client.name} ended with {status}:\n{(folder / 'log').read_text()[-3000:]}")
-    told, asked = measured(folder), counts(port)
+    with client.started(load, port, folder) as process:
+        try:
+            status = process.wait(load.patience)
+            trouble = "fails" if status else ""
+        except subprocess.TimeoutExpired:
+            trouble = "hangs"
+    whole, asked = time.monotonic() - began, counts(port)
+    if trouble:
+        print((folder / "log").read_text()[-2000:], file=sys.stderr)
+        return Outcome(paid=asked["paid"], repeated=asked["repeated"], trouble=trouble)
+    told = measured(folder)
     return Outcome(usable(folder), told["seconds"], whole, told["cpu"], asked["paid"], asked["repeated"])
 
 
-def kill_halfway(client: Client, load: Load, port: int, folder: Path, seed: int) -> None:
-    """Kill the client after a part of the calls between 0.3 and 0.7, and wait until the server is done with them."""
+def kill_halfway(client: Client, load: Load, port: int, folder: Path, seed: int) -> bool:
+    """Kill the client after 0.3 to 0.7 of the calls, and let the server finish them; False if it never came so far."""
     wanted = int(random.Random(seed).uniform(0.3, 0.7) * load.calls)
-    process, began = client.start(load, port, folder), time.monotonic()
-    while counts(port)["all"] < wanted:
-        if process.poll() is not None or time.monotonic() - began > load.patience:
-            raise SystemExit(
-                f"{client.name} was to be killed, but made no {wanted} calls:\n{(folder / 'log').read_text()}"
-            )
-        time.sleep(0.02)
-    end(process)
+    end = time.monotonic() + load.patience
+    with client.started(load, port, folder) as process:
+        while counts(port)["all"] < wanted and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        at_work = process.poll() is None and counts(port)["all"] >= wanted
     time.sleep(2 * load.latency)
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a client and its children."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    return at_work
 
 
 def render(outcomes: Mapping[tuple[str, str], list[Outcome]], load: Load) -> str:
@@ -218,13 +219,14 @@ def render(outcomes: Mapping[tuple[str, str], list[Outcome]], load: Load) -> str
         outcomes.items(), key=lambda item: ("clean", "faults", "killed").index(item[0][0])
     ):
         ended = [one for one in found if one.seconds is not None]
-        hung = "" if len(ended) == len(found) else f" (hangs in {len(found) - len(ended)} of {len(found)})"
+        troubles = Counter(one.trouble for one in found if one.trouble)
+        told = "".join(f" ({trouble} in {count} of {len(found)})" for trouble, count in troubles.items())
         seconds = median([one.seconds for one in ended])
         ideal = load.calls * load.latency / load.at_once
         cells = [
             kind,
             client,
-            f"{median([one.usable for one in found]):.0f}{hung}",
+            f"{median([one.usable for one in found]):.0f}{told}",
             f"{seconds:.1f}",
             f"{seconds / ideal:.2f}" if kind == "clean" else "",
             f"{median([one.process for one in ended]):.1f}",
