@@ -174,7 +174,8 @@ def main() -> None:
         text = str(body["messages"][-1]["content"])
         asked[text] += 1
         rng = random.Random(f"{given.seed} {asked[text]} {text}")
-        return rng.choices([*names, "none"], [*weights, 1 - sum(weights)])[0]
+        fault: str = rng.choices([*names, "none"], [*weights, 1 - sum(weights)])[0]
+        return fault
 
     server = FaultServer(given.latency, remember=False)
     server.retry_after = given.retry_after

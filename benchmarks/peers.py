@@ -14,9 +14,13 @@ to the same server, in turns, `--rounds` times, and prints one Markdown table of
 * `paid` are the calls that reached the server and got no error status, and `repeated` are those of them whose prompt
   had been paid before.
 
-Peers run with their documented settings that do best here, with telemetry off, and nothing is downloaded but packages.
+Peers run with their documented settings that do best here: ten retries, their own caches, no limit but calls at once.
+distilabel loses a batch if one reply is no JSON, so `faults` shows it with four processes and smaller batches, too.
+LiteLLM stands bare, without retries and with nothing to restart from. Telemetry is off, and nothing is downloaded but
+packages.
 """
 
+import math
 import os
 import random
 import signal
@@ -26,9 +30,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +49,7 @@ QUIET = {
     "DISTILABEL_LOG_LEVEL": "ERROR",
     "OMP_NUM_THREADS": "1",
 }
+KINDS = ("clean", "faults", "killed")
 COLUMNS = ["run", "client", "usable", "seconds", "of ideal", "process s", "CPU ms/call", "paid", "repeated"]
 
 
@@ -55,7 +60,6 @@ class Peer:
     name: str
     script: str
     packages: tuple[str, ...]
-    variants: tuple[tuple[str, ...], ...] = ((),)  # more options of the script, and a client for each
 
 
 PEERS = (
@@ -67,14 +71,13 @@ PEERS = (
             *("distilabel[openai]==1.5.3", "openai==1.61.0", "datasets==3.2.0"),
             *("huggingface_hub==0.28.1", "pydantic==2.10.6"),
         ),
-        ((), ("4",)),
     ),
 )
 
 
 @dataclass(frozen=True)
 class Load:
-    """What everybody has to do; latency and the time after which a process counts as hung are in seconds."""
+    """What everybody has to do; latency and patience are in seconds."""
 
     calls: int
     at_once: int
@@ -103,6 +106,7 @@ class Client:
     name: str
     command: list[str]
     options: list[str] = field(default_factory=list)
+    kinds: tuple[str, ...] = KINDS
 
     @contextmanager
     def started(self, load: Load, port: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
@@ -127,19 +131,23 @@ def main(
     latency: float = 0.3,
     rounds: int = 3,
     seed: int = 0,
-    patience: Annotated[float, typer.Option(help="A process that takes longer, in seconds, hangs.")] = 40.0,
+    patience: Annotated[float, typer.Option(help="A client that makes no call for so many seconds hangs.")] = 20.0,
 ) -> None:
     """Install, run in turns, print the table."""
     ours = [sys.executable, str(HERE / "calls.py"), "ask"]
-    clients = [Client(name, [*ours, name], ["--no-warm"]) for name in ("bare LiteLLM", "Luna")]
+    clients = [
+        Client("bare LiteLLM", [*ours, "bare LiteLLM"], ["--no-warm"], ("clean", "faults")),
+        Client("Luna", [*ours, "Luna"], ["--no-warm"]),
+    ]
     missing = []
     for peer in PEERS:
         python, reason = install(peer, work)
         if reason:
             missing.append(f"{peer.name} is missing: {reason}")
         else:
-            command = [str(python), str(HERE / peer.script)]
-            clients += [Client(" x ".join((peer.name, *more)), command, list(more)) for more in peer.variants]
+            clients.append(Client(peer.name, [str(python), str(HERE / peer.script)]))
+            if peer.script == "peer_distilabel.py":
+                clients.append(replace(clients[-1], name=f"{peer.name}, 4 replicas", options=["4"], kinds=("faults",)))
     load = Load(calls, at_once, latency, seed, patience)
     print(render(run_rounds(clients, load, rounds), load))
     print("".join(f"\n{line}" for line in missing))
@@ -167,8 +175,8 @@ def run_rounds(clients: list[Client], load: Load, rounds: int) -> dict[tuple[str
     outcomes: dict[tuple[str, str], list[Outcome]] = {}
     for number in range(rounds):
         first = number % len(clients)
-        for kind in ("clean", "faults", "killed"):
-            for client in clients[first:] + clients[:first]:
+        for kind in KINDS:
+            for client in [one for one in clients[first:] + clients[:first] if kind in one.kinds]:
                 faults = FAULTS if kind == "faults" else {}
                 with (
                     tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -187,11 +195,8 @@ def run(client: Client, load: Load, port: int, folder: Path) -> Outcome:
     """One process from start to end."""
     began = time.monotonic()
     with client.started(load, port, folder) as process:
-        try:
-            status = process.wait(load.patience)
-            trouble = "fails" if status else ""
-        except subprocess.TimeoutExpired:
-            trouble = "hangs"
+        alive = watch(process, port, load.patience)
+        trouble = "hangs" if alive else "fails" if process.poll() else ""
     whole, asked = time.monotonic() - began, counts(port)
     if trouble:
         print((folder / "log").read_text()[-2000:], file=sys.stderr)
@@ -203,45 +208,52 @@ def run(client: Client, load: Load, port: int, folder: Path) -> Outcome:
 def kill_halfway(client: Client, load: Load, port: int, folder: Path, seed: int) -> bool:
     """Kill the client after 0.3 to 0.7 of the calls, and let the server finish them; False if it never came so far."""
     wanted = int(random.Random(seed).uniform(0.3, 0.7) * load.calls)
-    end = time.monotonic() + load.patience
     with client.started(load, port, folder) as process:
-        while counts(port)["all"] < wanted and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
-        at_work = process.poll() is None and counts(port)["all"] >= wanted
+        at_work = watch(process, port, load.patience, wanted) and counts(port)["all"] >= wanted
     time.sleep(2 * load.latency)
     return at_work
+
+
+def watch(process: subprocess.Popen[bytes], port: int, patience: float, enough: float = math.inf) -> bool:
+    """Wait until the process ends, has made enough calls, or has made none for too long; True if it still runs."""
+    made, since = -1, time.monotonic()
+    while made < enough and time.monotonic() - since < patience:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+            return False
+        if (now := counts(port)["all"]) > made:
+            made, since = now, time.monotonic()
+    return True
 
 
 def render(outcomes: Mapping[tuple[str, str], list[Outcome]], load: Load) -> str:
     """The table."""
     lines = [table_head(COLUMNS, 2)]
-    for (kind, client), found in sorted(
-        outcomes.items(), key=lambda item: ("clean", "faults", "killed").index(item[0][0])
-    ):
+    for (kind, client), found in sorted(outcomes.items(), key=lambda item: KINDS.index(item[0][0])):
         ended = [one for one in found if one.seconds is not None]
         troubles = Counter(one.trouble for one in found if one.trouble)
         told = "".join(f" ({trouble} in {count} of {len(found)})" for trouble, count in troubles.items())
-        seconds = median([one.seconds for one in ended])
+        seconds = [one.seconds for one in ended]
         ideal = load.calls * load.latency / load.at_once
         cells = [
             kind,
             client,
-            f"{median([one.usable for one in found]):.0f}{told}",
-            f"{seconds:.1f}",
-            f"{seconds / ideal:.2f}" if kind == "clean" else "",
-            f"{median([one.process for one in ended]):.1f}",
-            f"{1000 * median([one.cpu for one in ended]) / load.calls:.1f}",
-            f"{median([one.paid for one in found]):.0f}",
-            f"{median([one.repeated for one in found]):.0f}",
+            median([one.usable for one in found], 0) + told,
+            median(seconds, 1),
+            median(seconds, 2, 1 / ideal) if kind == "clean" else "",
+            median([one.process for one in ended], 1),
+            median([one.cpu for one in ended], 1, 1000 / load.calls),
+            median([one.paid for one in found], 0),
+            median([one.repeated for one in found], 0),
         ]
         lines.append(table_row(cells))
     return "\n".join(lines)
 
 
-def median(values: list[float | int | None]) -> float:
-    """The median of those that are there; not a number if none is."""
+def median(values: Sequence[float | None], digits: int, scale: float = 1.0) -> str:
+    """The median of those that are there, times `scale`; a dash if none is."""
     known = [value for value in values if value is not None]
-    return statistics.median(known) if known else float("nan")
+    return f"{scale * statistics.median(known):.{digits}f}" if known else "-"
 
 
 if __name__ == "__main__":
