@@ -13,21 +13,26 @@ prints a Markdown table:
 """
 
 import asyncio
-import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.request import urlopen
 
 import typer
-
-HERE = Path(__file__).resolve().parent
-FAULTS = {"429": 0.05, "500": 0.05, "reset": 0.03, "truncated": 0.03, "empty": 0.03}
-PROMPT = "Write a problem about trains. " * 10
+from measuring import (
+    FAULTS,
+    MAX_TOKENS,
+    TIMEOUT,
+    Gauge,
+    counts,
+    measured,
+    prompt,
+    serving,
+    table_head,
+    table_row,
+    usable,
+)
 
 app = typer.Typer(add_completion=False)
 
@@ -36,7 +41,7 @@ app = typer.Typer(add_completion=False)
 def compare(latency: float = 0.3, calls: int = 500, many: int = 10_000, seed: int = 0) -> None:
     """Run every row and print the table, row by row."""
     columns = ["run", "client", "at once", "calls", "sent", "usable", "seconds", "of ideal", "CPU ms/call", "growth MB"]
-    print("| " + " | ".join(columns) + " |\n| --- | --- |" + " ---: |" * (len(columns) - 2), flush=True)
+    print(table_head(columns, 2), flush=True)
     for at_once, count in ((32, calls), (128, 4 * calls)):
         for client in ("bare LiteLLM", "Luna"):
             _run(["clean"], client, at_once, count, latency, {}, seed)
@@ -48,102 +53,78 @@ def _run(
     kinds: list[str], client: str, at_once: int, calls: int, latency: float, faults: dict[str, float], seed: int
 ) -> None:
     """One server, and on it one process for each kind of run; prints their rows."""
-    shares = [f"--shares={fault}={share}" for fault, share in faults.items()]
-    command = [sys.executable, str(HERE / "fault_server.py"), f"--latency={latency}", f"--seed={seed}", *shares]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
-    ):
-        try:
-            assert server.stdout is not None
-            port, sent = int(server.stdout.readline()), 0
-            for kind in kinds:
-                asked = [sys.executable, __file__, "ask", client, str(port), str(at_once), str(calls), folder]
-                told = json.loads(subprocess.run(asked, check=True, stdout=subprocess.PIPE, text=True).stdout)
-                before, sent = sent, _sent(port)
-                ratio = "" if kind == "again" else f"{told['seconds'] * at_once / (calls * latency):.2f}"
-                cells = [kind, client, at_once, calls, sent - before, told["usable"], f"{told['seconds']:.2f}", ratio]
-                cells += [f"{1000 * told['cpu'] / calls:.2f}", f"{told['growth']:.1f}"]
-                print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-        finally:
-            server.kill()
-
-
-def _sent(port: int) -> int:
-    """How many calls the server has had, those that warmed a client up included."""
-    with urlopen(f"http://127.0.0.1:{port}/counts") as counts:
-        all_: int = json.load(counts)["all"]
-    return all_
+    with tempfile.TemporaryDirectory() as folder, serving(latency, faults, seed) as port:
+        sent = 0
+        for kind in kinds:
+            subprocess.run(
+                [sys.executable, __file__, "ask", client, str(port), str(at_once), str(calls), folder], check=True
+            )
+            told = measured(Path(folder))
+            before, sent = sent, counts(port)["all"]
+            ratio = "" if kind == "again" else f"{told['seconds'] * at_once / (calls * latency):.2f}"
+            cells = [kind, client, at_once, calls, sent - before, usable(Path(folder)), f"{told['seconds']:.2f}", ratio]
+            cells += [f"{1000 * told['cpu'] / calls:.2f}", f"{told['growth']:.1f}"]
+            print(table_row(cells), flush=True)
 
 
 @app.command()
-def ask(client: str, port: int, at_once: int, calls: int, folder: Annotated[Path, typer.Argument()]) -> None:
-    """One client against a server that runs; prints what it measured as JSON."""
+def ask(
+    client: str,
+    port: int,
+    at_once: int,
+    calls: int,
+    folder: Annotated[Path, typer.Argument()],
+    warm: Annotated[bool, typer.Option(help="Make one call before the clock starts.")] = True,
+) -> None:
+    """One client against a server that runs; leaves rows.jsonl and measured.json in the folder."""
     run = {"Luna": _luna, "bare LiteLLM": _bare}[client]
-    print(json.dumps(run(f"http://127.0.0.1:{port}/v1", at_once, calls, folder)))
-
-
-class _Gauge:
-    """Time and CPU since it was made, and memory since a tenth of the calls was done."""
-
-    def __init__(self, calls: int) -> None:
-        self.began, self.cpu = time.monotonic(), time.process_time()
-        self.tenth, self.done, self.early = calls // 10, 0, 0
-
-    def count(self, done: int = 1) -> None:
-        self.done += done
-        if self.done == self.tenth:
-            self.early = _peak()
-
-    def read(self, usable: int) -> dict[str, Any]:
-        seconds, cpu = time.monotonic() - self.began, time.process_time() - self.cpu
-        return {"usable": usable, "seconds": seconds, "cpu": cpu, "growth": (_peak() - self.early) / 1024}
-
-
-def _peak() -> int:
-    """The largest resident size so far, in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(f"http://127.0.0.1:{port}/v1", at_once, calls, folder, warm)
 
 
 def _messages(number: int) -> list[Any]:
-    return [{"role": "user", "content": f"{number}: {PROMPT}"}]
+    return [{"role": "user", "content": prompt(number)}]
 
 
-def _luna(base: str, at_once: int, calls: int, folder: Path) -> dict[str, Any]:
+def _luna(base: str, at_once: int, calls: int, folder: Path, warm: bool) -> None:
     from luna.llm.client import Client, Reply, Request
     from luna.llm.journal import Journal, journal_file
+    from luna.llm.transport import load_litellm
     from luna.settings import Endpoint
 
-    endpoint = Endpoint(model="hosted_vllm/m", api_base=base, concurrency=at_once, price="free", max_tokens=256)
+    load_litellm()
+    endpoint = Endpoint(model="hosted_vllm/m", api_base=base, concurrency=at_once, price="free", max_tokens=MAX_TOKENS)
+    if warm:
+        Client(endpoint).ask_all([Request(_messages(-1))])
+    gauge = Gauge(calls)
     client = Client(endpoint, "teacher", Journal(journal_file(folder)), "benchmark")
-    requests = [Request(_messages(i), seed=i) for i in range(calls)]
-    Client(endpoint).ask_all([Request(_messages(-1))])
-    gauge = _Gauge(calls)
-    replies = client.ask_all(requests, on_done=gauge.count)
-    return gauge.read(sum(isinstance(reply, Reply) for reply in replies))
+    replies = client.ask_all([Request(_messages(i), seed=i) for i in range(calls)], on_done=gauge.count)
+    gauge.write(folder, {i: reply.text for i, reply in enumerate(replies) if isinstance(reply, Reply)})
 
 
-def _bare(base: str, at_once: int, calls: int, folder: Path) -> dict[str, Any]:
+def _bare(base: str, at_once: int, calls: int, folder: Path, warm: bool) -> None:
     from luna.llm.transport import load_litellm
 
     litellm = load_litellm()
-    settings = {"model": "hosted_vllm/m", "api_base": base, "max_tokens": 256, "max_retries": 0, "timeout": 120.0}
+    settings = {"model": "hosted_vllm/m", "api_base": base, "max_tokens": MAX_TOKENS, "max_retries": 0}
+    settings["timeout"] = TIMEOUT
 
     async def all_() -> list[Any]:
         slots = asyncio.Semaphore(at_once)
 
-        async def one(number: int) -> Any:
+        async def one(number: int) -> str | None:
             async with slots:
                 answer = await litellm.acompletion(messages=_messages(number), seed=number, **settings)
             gauge.count()
-            return answer
+            text: str | None = answer.choices[0].message.content
+            return text
 
         return await asyncio.gather(*[one(number) for number in range(calls)], return_exceptions=True)
 
-    asyncio.run(litellm.acompletion(messages=_messages(-1), **settings))
-    gauge = _Gauge(calls)
-    answers = asyncio.run(all_())
-    return gauge.read(sum(not isinstance(answer, BaseException) for answer in answers))
+    if warm:
+        asyncio.run(litellm.acompletion(messages=_messages(-1), **settings))
+    gauge = Gauge(calls)
+    texts = asyncio.run(all_())
+    gauge.write(folder, {i: text for i, text in enumerate(texts) if not isinstance(text, BaseException)})
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python benchmarks/fault_server.py --latency 0.3 --shares 429=0.05 --shares 500=0.05
 
-prints its port and serves until it is killed; `GET /counts` tells what was asked and how it was answered. Tests run
-`FaultServer` in a thread of their own and choose faults one by one.
+prints its port and serves until it is killed; `GET /counts` tells what was asked and how it was answered. The n-th time
+that a text is asked it meets the same fault, whoever asks and in whatever order. Tests run `FaultServer` in a thread of
+their own and choose faults one by one.
 """
 
 import asyncio
@@ -32,6 +33,8 @@ class FaultServer:
         choose: the fault of a request, by its body.
         retry_after: what a 429 or 5xx asks for, in seconds; None: nothing.
         requests: the bodies, if `remember`; `times` when they came.
+        counts: requests by fault (`none` included), `all`, `paid` (no error status answers it, though the reply may
+            break on its way) and `repeated` (paid although the same messages had been paid before).
     """
 
     def __init__(self, latency: float = 0.0, *, remember: bool = True) -> None:
@@ -44,6 +47,7 @@ class FaultServer:
         self.requests: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.counts: Counter[str] = Counter()
+        self._paid: set[int] = set()
         self.running = self.most_at_once = self.port = 0
         self._thread = threading.Thread(target=lambda: asyncio.run(self.serve(self._ready.set)), daemon=True)
         self._ready = threading.Event()
@@ -78,7 +82,10 @@ class FaultServer:
                     _send(writer, 200, json.dumps(self.counts))
                     continue
                 length = int(head.partition("content-length:")[2].partition("\r\n")[0])
-                if not await self._answer(json.loads(await reader.readexactly(length)), writer):
+                body = json.loads(await reader.readexactly(length))
+                if not body["messages"]:  # some clients ask this to read limits from the headers; it costs nothing
+                    _send(writer, 400, json.dumps({"error": {"message": "messages: must not be empty"}}))
+                elif not await self._answer(body, writer):
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client has gone
@@ -112,6 +119,11 @@ class FaultServer:
     def _note(self, body: dict[str, Any], fault: str) -> None:
         self.counts[fault] += 1
         self.counts["all"] += 1
+        if not fault.isdigit():
+            said = hash(str(body["messages"]))
+            self.counts["paid"] += 1
+            self.counts["repeated"] += said in self._paid
+            self._paid.add(said)
         if self.remember:
             self.requests.append(body)
             self.times.append(time.monotonic())
@@ -156,10 +168,18 @@ def main() -> None:
     given = parser.parse_args()
     names, shares = zip(*[share.split("=") for share in given.shares], strict=True) if given.shares else ((), ())
     weights = [float(share) for share in shares]
-    rng = random.Random(given.seed)
+    asked: Counter[str] = Counter()
+
+    def draw(body: dict[str, Any]) -> str:
+        text = str(body["messages"][-1]["content"])
+        asked[text] += 1
+        rng = random.Random(f"{given.seed} {asked[text]} {text}")
+        fault: str = rng.choices([*names, "none"], [*weights, 1 - sum(weights)])[0]
+        return fault
+
     server = FaultServer(given.latency, remember=False)
     server.retry_after = given.retry_after
-    server.choose = lambda body: rng.choices([*names, "none"], [*weights, 1 - sum(weights)])[0]
+    server.choose = draw
     asyncio.run(server.serve(lambda: print(server.port, flush=True)))
 
 

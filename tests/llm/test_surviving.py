@@ -59,6 +59,7 @@ def test_a_kill_at_any_moment_repeats_at_most_the_calls_in_flight(asking, chat_s
         assert _repeated(chat_server) <= (kills - 1) * AT_ONCE
     assert _end_of(asking()) == 0
     assert _repeated(chat_server) <= 3 * AT_ONCE
+    assert chat_server.counts["repeated"] == _repeated(chat_server)
     assert len(chat_server.requests) >= COUNT
     paid = len(chat_server.requests)
     assert _end_of(asking()) == 0
