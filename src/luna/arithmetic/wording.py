@@ -52,8 +52,7 @@ FORMS = (
     Form("{who} has {a} {what} and gets {b} more. How many {what}?", 1, "+"),
     Form("{who} has {a} {what} and gives away {b}. How many {what}?", 1, "-"),
     Form("{who} has {b} boxes with {a} {what} each. How many {what}?", 1, "*"),
-    Form("What is ({a}{op}{b}){op2}{c}?", 2),
-    Form("Compute {a}{op}{b}, then {op2}{c}.", 2),
+    Form("Compute {a}{op}{b}, then {word2} {c}.", 2),
     Form("What is {a} {word} {b}, then {word2} {c}?", 2),
 )
 _WORDS = {"+": "plus", "-": "minus", "*": "times"}
