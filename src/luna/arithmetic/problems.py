@@ -102,7 +102,9 @@ SKILLS: dict[str, Skill] = {
         *_single(4, level=4),
     ]
 }
-SEALED_SKILLS: dict[str, Skill] = {skill.name: skill for skill in (_double("+", "*"), _double("-", "+"), _double("*", "-"))}
+SEALED_SKILLS: dict[str, Skill] = {
+    skill.name: skill for skill in (_double("+", "*"), _double("-", "+"), _double("*", "-"))
+}
 _SEALED_CHAINS = {skill.ops for skill in SEALED_SKILLS.values()}
 
 

@@ -1,6 +1,6 @@
 """Questions: how a problem is asked, and how a question is read back into a problem.
 
-Both directions come from the same list of forms, so the tutor understands exactly what the pipeline asks.
+Both directions come from the same list of forms, so the tutor understands whatever the pipeline asks, and a little more.
 """
 
 import random
@@ -52,11 +52,13 @@ FORMS = (
     Form("{who} has {a} {what} and gets {b} more. How many {what}?", 1, "+"),
     Form("{who} has {a} {what} and gives away {b}. How many {what}?", 1, "-"),
     Form("{who} has {b} boxes with {a} {what} each. How many {what}?", 1, "*"),
+    # The second operation is always named: beside a first sign, a second one is mistaken for it by small models.
     Form("Compute {a}{op}{b}, then {word2} {c}.", 2),
     Form("What is {a} {word} {b}, then {word2} {c}?", 2),
 )
+ALSO_READ = (Form("({a}{op}{b}){op2}{c}", 2), Form("{a}{op}{b}, then {op2}{c}", 2))
 _WORDS = {"+": "plus", "-": "minus", "*": "times"}
-_PATTERNS = [(form, form.pattern()) for form in FORMS]
+_PATTERNS = [(form, form.pattern()) for form in (*FORMS, *ALSO_READ)]
 
 
 def ask(rng: random.Random, problem: Problem) -> str:
