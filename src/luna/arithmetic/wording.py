@@ -1,6 +1,6 @@
 """Questions: how a problem is asked, and how a question is read back into a problem.
 
-Both directions come from the same list of forms, so the tutor understands whatever the pipeline asks, and a little more.
+Both directions come from the same forms, so the tutor understands whatever the pipeline asks, and a little more.
 """
 
 import random
@@ -15,7 +15,7 @@ THINGS = ("apples", "coins", "books")
 
 @dataclass(frozen=True)
 class Form:
-    """A wording. `{a} {b} {c}` are operands, `{op} {op2}` signs, `{word} {word2}` their names, `{who} {what}` decoration."""
+    """A wording. `{a} {b} {c}` are operands, `{op} {op2}` signs, `{word} {word2}` their names; the rest decorates."""
 
     text: str
     steps: int
