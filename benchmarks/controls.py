@@ -1,6 +1,6 @@
 """Is the loop better than more of the same, generation by generation? The child against arms with as many tokens.
 
-    python benchmarks/controls.py --seeds 0 --seeds 1 --seeds 2 --generations 2 --work /tmp/controls
+    python benchmarks/controls.py --seeds 0 --seeds 1 --seeds 2 --generations 3 --armed 2 --work /tmp/controls
 
 For each seed the repo is cloned and generations are grown there as users do (`luna next`, `dvc repro`, `luna release`).
 Before each release the arms are trained from the same parent, the same lessons (replay included) or the same SFT rung,
@@ -13,7 +13,8 @@ for the same number of tokens (padding included), each with averaged weights:
   second generation on; the first has only the base);
 * `continued pretraining`: the base reads on in its own corpus, in documents drawn anew (first generation only).
 
-All are asked the same frozen items. Prints a Markdown table for each generation and writes it beside the runs.
+All are asked the same frozen items. Generations after the first `--armed` ones are grown without arms. Prints a
+Markdown table for each generation and writes it beside the runs.
 """
 
 import json
@@ -21,9 +22,11 @@ import math
 import os
 import random
 import re
+import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,24 +45,25 @@ def main(
     work: Annotated[Path, typer.Option(help="Where the clones are grown.")],
     seeds: Annotated[list[int], typer.Option(help="Seeds of the runs.")],
     generations: Annotated[int, typer.Option(help="How many generations of each.")] = 1,
+    armed: Annotated[int | None, typer.Option(help="How many of them get arms; none given: all.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of a run; none given: as params.yaml says.")] = None,
     arms_only: Annotated[bool, typer.Option(help="Only train the arms of the generation in this folder.")] = False,
 ) -> None:
     """Grow, train the arms, compare."""
     if arms_only:
-        found = json.dumps(train_arms(), indent=2) + "\n"
+        found = json.dumps(train_arms(controls=armed != 0), indent=2) + "\n"
         arms_of(Path.cwd(), json.loads(Path("generation.json").read_text())["generation"]).write_text(found)
         return
     results: dict[str, dict[int, Json]] = {}
     for seed in seeds:
-        for name, generation in climb(work / f"seed-{seed}", seed, generations, threads).items():
+        for name, generation in climb(work / f"seed-{seed}", seed, generations, armed, threads).items():
             results.setdefault(name, {})[seed] = generation
     table = "\n".join(f"## {name}\n\n{render(of_seeds)}" for name, of_seeds in results.items())
     (work / f"controls-{'-'.join(map(str, seeds))}.md").write_text(table, encoding="utf-8")
     print(table)
 
 
-def climb(folder: Path, seed: int, generations: int, threads: int | None) -> dict[str, Json]:
+def climb(folder: Path, seed: int, generations: int, armed: int | None, threads: int | None) -> dict[str, Json]:
     """The arms and metrics of each generation of one seed; what is there already is not grown again.
 
     A rejected generation is the last of its seed.
@@ -75,7 +79,7 @@ def climb(folder: Path, seed: int, generations: int, threads: int | None) -> dic
         name = f"Luna-G{number:03d}"
         metrics = folder / ".luna" / f"{name}.json"
         if not metrics.is_file():
-            grow(folder, name, metrics)
+            grow(folder, name, metrics, arms=armed is None or number <= armed)
         out[name] = json.loads(metrics.read_text())
         if out[name]["verdict"] != "PROMOTED":
             break
@@ -94,27 +98,36 @@ def dial(folder: Path, values: dict[str, int]) -> None:
     subprocess.run(["git", "commit", "-qam", "Set the dials of the run", "--allow-empty"], cwd=folder, check=True)
 
 
-def grow(folder: Path, name: str, metrics: Path) -> None:
-    """One generation with its arms, released; its metrics and arms are kept in one file."""
+def grow(folder: Path, name: str, metrics: Path, *, arms: bool) -> None:
+    """One generation, with its arms or without, released; metrics, arms and what it cost are kept in one file."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder / "src"),
     }
-    arms = [sys.executable, str(Path(__file__).resolve()), "--work", str(folder), "--seeds", "0", "--arms-only"]
+    train = [sys.executable, str(Path(__file__).resolve()), "--work", str(folder), "--seeds", "0", "--arms-only"]
     with (folder.parent / f"{folder.name}.log").open("a") as log:
 
         def run(command: list[str]) -> None:
             subprocess.run(command, cwd=folder, env=environment, check=True, stdout=log, stderr=log)
 
+        start = time.perf_counter(), cpu_seconds()
         if name != FIRST:
             run(["luna", "next"])
         run(["dvc", "repro"])
-        run(arms)
+        cost = {"seconds": time.perf_counter() - start[0], "cpu_seconds": cpu_seconds() - start[1]}
+        run([*train, "--armed", str(int(arms))])
         read = {key: json.loads((folder / f"metrics/{key}.json").read_text()) for key in ("enhance", "eval", "distill")}
         verdict = json.loads((folder / "generation.json").read_text())["verdict"]
         run(["luna", "release"])
     trained = json.loads(arms_of(folder, name).read_text())
-    metrics.write_text(json.dumps({"arms": trained, "verdict": verdict, **read}, indent=2) + "\n", encoding="utf-8")
+    found = {"arms": trained, "verdict": verdict, "cost": cost, **read}
+    metrics.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def cpu_seconds() -> float:
+    """What the commands run so far have computed, on all processors together."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def arms_of(folder: Path, name: str) -> Path:
@@ -122,8 +135,8 @@ def arms_of(folder: Path, name: str) -> Path:
     return folder / ".luna" / f"{name}-arms.json"
 
 
-def train_arms() -> Json:
-    """Train every arm of the generation in the current folder and ask all of them."""
+def train_arms(*, controls: bool) -> Json:
+    """Train every arm of the generation in the current folder and ask all of them; without controls only its own."""
     from luna.eval_set.items import read_items
     from luna.evaluate.asking import SUITES, accuracy, ask
     from luna.lm.load import LoadedModel, load_model
@@ -141,16 +154,17 @@ def train_arms() -> Json:
     def frozen(path: str, seen: int) -> tuple[LoadedModel, int]:
         return load_model(path, settings.preset.model, trainable=False), seen
 
-    arms: dict[str, Callable[[], tuple[LoadedModel, int]]] = {
-        CHILD: lambda: frozen("models/luna", sum(tokens)),
+    arms: dict[str, Callable[[], tuple[LoadedModel, int]]] = {CHILD: lambda: frozen("models/luna", sum(tokens))}
+    trained: dict[str, Callable[[], tuple[LoadedModel, int]]] = {
         "plain SFT": lambda: plain_sft(settings, parent),
         "SFT + CE": lambda: second_rung(settings, tokens[0], critic=parent, alpha=1.0, beta=0.0),
         "self-distillation": lambda: second_rung(settings, tokens[0], critic="models/sft"),
     }
     if settings.params.parent is None:
-        arms["continued pretraining"] = lambda: continued_pretraining(settings, sum(tokens))
+        trained["continued pretraining"] = lambda: continued_pretraining(settings, sum(tokens))
     else:
-        arms["literal parent/grandparent"] = lambda: literal(settings, parent, grandparent)
+        trained["literal parent/grandparent"] = lambda: literal(settings, parent, grandparent)
+    arms |= trained if controls else {}
     arms |= {"SFT rung (fewer tokens)": lambda: frozen("models/sft", tokens[0]), "parent": lambda: frozen(parent, 0)}
     out: Json = {}
     for name, train in arms.items():
@@ -309,9 +323,10 @@ def render(results: dict[int, Json]) -> str:
     ]
     lines += [
         "",
-        "| seed | verdict | generalize, child - parent [95 %] | convergence | blind | gain | iterations | leaks |",
+        "| seed | verdict | generalize, child - parent [95 %] | convergence | blind | gain | iterations | leaks"
+        " | CPU s |",
     ]
-    lines += ["| --- |" + " --- |" * 7]
+    lines += ["| --- |" + " --- |" * 8]
     for seed in seeds:
         paired, enhance = results[seed]["eval"]["paired"]["parent"]["generalize"], results[seed]["enhance"]
         verdict = results[seed]["verdict"]
@@ -319,7 +334,8 @@ def render(results: dict[int, Json]) -> str:
             f"| {seed} | {verdict} | {paired['delta']:+.3f} [{paired['low']:+.3f}, {paired['high']:+.3f}]"
             f" | {enhance['convergence_rate']:.3f} | {enhance['blind_convergence_rate']:.3f}"
             f" | {enhance['hint_gain']:+.3f} [{enhance['hint_gain_low']:+.3f}, {enhance['hint_gain_high']:+.3f}]"
-            f" | {enhance['average_iterations']:.2f} | {enhance['hint_leaks']} |"
+            f" | {enhance['average_iterations']:.2f} | {enhance['hint_leaks']}"
+            f" | {results[seed]['cost']['cpu_seconds']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -121,21 +121,21 @@ def test_an_answer_that_differs_from_the_records_is_disputed() -> None:
 
 def test_a_way_over_the_sealed_range_is_not_trained_on() -> None:
     record, dialogue = _good()
-    reply = REPLY.replace("<think>\n", "<think>\n75-1=74\n")
+    reply = REPLY.replace("<think>\n", "<think>\n72-1=71\n")
     assert _reason(record, _dialogue(dialogue.question, Turn(reply, True, "right", None))).startswith("sealed: ")
 
 
 def test_a_question_of_the_sealed_range_is_not_trained_on() -> None:
     """Answered by heart, so that only the question shows it."""
-    problem = Problem((Step("+", 75, 12),))
+    problem = Problem((Step("+", 72, 15),))
     question = ask(random.Random(0), problem)
     assert _reason(_record(question, "87"), _dialogue(question, Turn("87", True, "", None))).startswith("sealed: ")
 
 
 def test_other_subjects_are_not_held_against_what_is_sealed_nor_against_one_wording() -> None:
-    """Two right programs differ as texts, and 75 + 12 is nothing special in them; laws hold all the same."""
+    """Two right programs differ as texts, and 72 + 15 is nothing special in them; laws hold all the same."""
     _, dialogue = _good()
-    dialogue.turns[0] = Turn("<think>\n75+12\n</think>\nprint(87)", True, "right", None)
+    dialogue.turns[0] = Turn("<think>\n72+15\n</think>\nprint(87)", True, "right", None)
     record = _record(dialogue.question, "sys.stdout.write(str(80 + 7))")
     assert len(_judge((record, dialogue), arithmetic=False).accepted) == 1
     assert _reason(record, dialogue).startswith("disputed: ")
@@ -214,6 +214,6 @@ def test_what_the_student_could_not_answer_is_learned_from_the_teacher() -> None
     assert (judged.metrics["learned_from_teacher"], judged.metrics["learned_from_student"]) == (1, 0)
 
 
-@pytest.mark.parametrize("solution", [None, "Let us leverage it.", "75+12\nso 87"])
+@pytest.mark.parametrize("solution", [None, "Let us leverage it.", "72+15\nso 87"])
 def test_a_teachers_solution_passes_the_same_checks(solution: str | None) -> None:
     assert _judge(_unanswered(solution), unconverged="teacher").accepted == []

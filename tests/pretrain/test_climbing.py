@@ -131,10 +131,10 @@ def test_a_probe_counts_right_replies_by_skill(
     tiny_model_folder: Path, tiny_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_model(tiny_model_folder, tiny_settings().preset.model, trainable=False)
-    monkeypatch.setattr("luna.pretrain.probe.sample_replies", _answer_right(loaded.tokenizer, {"add2", "mul-sub"}))
+    monkeypatch.setattr("luna.pretrain.probe.sample_replies", _answer_right(loaded.tokenizer, {"add2", "mul-mul"}))
     found = probe(loaded.model, loaded.tokenizer, Decoding(), questions=3, seed=0)
-    assert {name for name, share in found.by_skill.items() if share == 1.0} == {"add2", "mul-sub"}
-    assert {share for name, share in found.by_skill.items() if name not in ("add2", "mul-sub")} == {0.0}
+    assert {name for name, share in found.by_skill.items() if share == 1.0} == {"add2", "mul-mul"}
+    assert {share for name, share in found.by_skill.items() if name not in ("add2", "mul-mul")} == {0.0}
     assert found.accuracy == pytest.approx(2 / len(SKILLS))
 
 

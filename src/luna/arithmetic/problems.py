@@ -4,8 +4,9 @@ Three promises are kept here, by construction, for every text Luna ever trains o
 
 * **Held-out instances.** A hash of the problem puts it into one of three splits. `eval` problems are asked only in
   evaluation, `probe` problems only to measure a model on its way, and `train` problems never have a step in either.
-* **Sealed range.** No training text works on a multi-digit operand that begins with 7.
-* **Sealed compositions.** No training text chains the operations named in `SEALED_SKILLS`.
+* **Sealed range.** No training text works on a multi-digit operand whose first two digits lie in `SEALED_PREFIXES`.
+* **Sealed compositions.** No training text chains the operations named in `SEALED_SKILLS`: after each operation one of
+  three is never seen to follow, and each of them is seen to follow others.
 """
 
 import hashlib
@@ -18,10 +19,11 @@ from typing import Literal
 
 Split = Literal["train", "probe", "eval"]
 
+SIGNS = {"plus": "+", "minus": "-", "times": "*", "x": "*", "×": "*", "·": "*", "−": "-"}
 OPERATION_NAMES = {"+": "addition", "-": "subtraction", "*": "multiplication"}
 DIGIT_NAMES = {2: "two-digit", 3: "three-digit", 4: "four-digit"}
 LARGEST_MULTIPLIER = 5
-SEALED_DIGIT = "7"
+SEALED_PREFIXES = range(65, 75)
 
 
 @dataclass(frozen=True)
@@ -96,24 +98,26 @@ SKILLS: dict[str, Skill] = {
     for skill in [
         *_single(2, level=1),
         *_single(3, level=2),
-        *(_double(first, second) for first, second in ("++", "+-", "--", "-*", "*+", "*-", "**")),
+        *(_double(first, second) for first, second in ("++", "+-", "--", "-*", "*+", "**")),
         *_single(4, level=4),
     ]
 }
-SEALED_SKILLS: dict[str, Skill] = {skill.name: skill for skill in (_double("-", "+"), _double("+", "*"))}
+SEALED_SKILLS: dict[str, Skill] = {
+    skill.name: skill for skill in (_double("+", "*"), _double("-", "+"), _double("*", "-"))
+}
 _SEALED_CHAINS = {skill.ops for skill in SEALED_SKILLS.values()}
 
 
-def leads_with_sealed_digit(number: int) -> bool:
-    """True for 7x, 7xx, ...: the sealed range. A lone 7 is a digit, not a range."""
-    return number >= 10 and str(number).startswith(SEALED_DIGIT)
+def in_sealed_range(number: int) -> bool:
+    """True for 65 to 74, 650 to 749, 6500 to 7499, ..."""
+    return int(str(number)[:2]) in SEALED_PREFIXES
 
 
 def is_sealed(problem: Problem) -> bool:
     """True if any step works on an operand of the sealed range or the steps chain a sealed composition."""
     numbers = [number for step in problem.steps for number in (step.a, step.b)]
     chain = tuple(step.op for step in problem.steps)
-    return chain in _SEALED_CHAINS or any(leads_with_sealed_digit(number) for number in numbers)
+    return chain in _SEALED_CHAINS or any(in_sealed_range(number) for number in numbers)
 
 
 def item_key(problem: Problem) -> str:
@@ -165,7 +169,7 @@ def sample(rng: random.Random, skill: Skill, split: Split = "train") -> Problem:
     """A random problem of a skill from one split. Nothing sealed: that is what `sample_sealed_range` is for."""
     while True:
         problem = draw(rng, skill)
-        ranges_open = not any(leads_with_sealed_digit(n) for step in problem.steps for n in (step.a, step.b))
+        ranges_open = not any(in_sealed_range(n) for step in problem.steps for n in (step.a, step.b))
         if ranges_open and split_of(problem) == split:
             return problem
 
@@ -174,7 +178,7 @@ def sample_sealed_range(rng: random.Random, skill: Skill) -> Problem:
     """A random problem whose question shows at least one operand of the sealed range."""
     while True:
         problem = draw(rng, skill)
-        if any(leads_with_sealed_digit(number) for number in problem.operands):
+        if any(in_sealed_range(number) for number in problem.operands):
             return problem
 
 
@@ -185,9 +189,10 @@ def choose_skill(rng: random.Random, weights: dict[str, float]) -> Skill:
 
 
 _SIGN = r"(?:[-+*x×·−]|plus|minus|times)"
-_SEALED_OPERAND = re.compile(rf"(?<!\d){SEALED_DIGIT}\d+\s*(?:{_SIGN}|\))|(?:{_SIGN}|\()\s*{SEALED_DIGIT}\d+")
-_SEALED_IN_STORY = re.compile(rf"(?:has|gets|away|with)\s+{SEALED_DIGIT}\d+")
-_CHAINED = re.compile(r"\d+\s*([-+*])\s*\d+(?:\)|, then)\s*([-+*])\s*\d+")
+_SEALED = rf"(?:{'|'.join(map(str, SEALED_PREFIXES))})\d*"
+_SEALED_OPERAND = re.compile(rf"(?<!\d){_SEALED}\s*(?:{_SIGN}|\))|(?:{_SIGN}|\()\s*{_SEALED}")
+_SEALED_IN_STORY = re.compile(rf"(?:has|gets|away|with)\s+{_SEALED}")
+_CHAINED = re.compile(rf"\d+\s*({_SIGN})\s*\d+(?:\)|, then)\s*({_SIGN})\s*\d+")
 _CALCULATION = re.compile(r"(?<![\d+*(=-])(\d+)([-+*])(\d+)(?![\d+*-])")
 _HEADING = re.compile(r"^(\d+)([-+*])(\d+)$", re.MULTILINE)
 
@@ -199,7 +204,7 @@ def holds_sealed(text: str) -> bool:
     """
     if _SEALED_OPERAND.search(text) or _SEALED_IN_STORY.search(text):
         return True
-    if any(chain in _SEALED_CHAINS for chain in _CHAINED.findall(text)):
+    if any((SIGNS.get(one, one), SIGNS.get(two, two)) in _SEALED_CHAINS for one, two in _CHAINED.findall(text)):
         return True
     for block in text.split("<think>"):
         steps = [Step(op, int(a), int(b)) for a, op, b in _HEADING.findall(block)]

@@ -1,22 +1,21 @@
 """Questions: how a problem is asked, and how a question is read back into a problem.
 
-Both directions come from the same list of forms, so the tutor understands exactly what the pipeline asks.
+Both directions come from the same forms, so the tutor understands whatever the pipeline asks, and a little more.
 """
 
 import random
 import re
 from dataclasses import dataclass
 
-from luna.arithmetic.problems import Problem, Step
+from luna.arithmetic.problems import SIGNS, Problem, Step
 
 PEOPLE = ("Tom", "Ann", "Luna", "Max")
 THINGS = ("apples", "coins", "books")
-SIGNS = {"plus": "+", "minus": "-", "times": "*", "x": "*", "×": "*", "·": "*", "−": "-"}
 
 
 @dataclass(frozen=True)
 class Form:
-    """A wording. `{a} {b} {c}` are operands, `{op} {op2}` signs, `{who} {what}` decoration."""
+    """A wording. `{a} {b} {c}` are operands, `{op} {op2}` signs, `{word} {word2}` their names; the rest decorates."""
 
     text: str
     steps: int
@@ -30,6 +29,7 @@ class Form:
             "op": r"(?P<op>[-+*])",
             "op2": r"(?P<op2>[-+*])",
             "word": r"(?P<word>plus|minus|times)",
+            "word2": r"(?P<word2>plus|minus|times)",
             "who": r"\w+",
             "what": r"\w+",
         }
@@ -52,11 +52,13 @@ FORMS = (
     Form("{who} has {a} {what} and gets {b} more. How many {what}?", 1, "+"),
     Form("{who} has {a} {what} and gives away {b}. How many {what}?", 1, "-"),
     Form("{who} has {b} boxes with {a} {what} each. How many {what}?", 1, "*"),
-    Form("What is ({a}{op}{b}){op2}{c}?", 2),
-    Form("Compute {a}{op}{b}, then {op2}{c}.", 2),
+    # The second operation is always named: beside a first sign, a second one is mistaken for it by small models.
+    Form("Compute {a}{op}{b}, then {word2} {c}.", 2),
+    Form("What is {a} {word} {b}, then {word2} {c}?", 2),
 )
+ALSO_READ = (Form("({a}{op}{b}){op2}{c}", 2), Form("{a}{op}{b}, then {op2}{c}", 2))
 _WORDS = {"+": "plus", "-": "minus", "*": "times"}
-_PATTERNS = [(form, form.pattern()) for form in FORMS]
+_PATTERNS = [(form, form.pattern()) for form in (*FORMS, *ALSO_READ)]
 
 
 def ask(rng: random.Random, problem: Problem) -> str:
@@ -66,7 +68,8 @@ def ask(rng: random.Random, problem: Problem) -> str:
     form = rng.choice(fitting)
     fields = {"a": first.a, "b": first.b, "op": first.op, "word": _WORDS[first.op]}
     if len(problem.steps) > 1:
-        fields |= {"op2": problem.steps[1].op, "c": problem.steps[1].b}
+        second = problem.steps[1]
+        fields |= {"op2": second.op, "word2": _WORDS[second.op], "c": second.b}
     return form.text.format(**fields, who=rng.choice(PEOPLE), what=rng.choice(THINGS))
 
 
@@ -100,8 +103,13 @@ def _is_part_of_more(question: str, found: re.Match[str]) -> bool:
 
 
 def _build(form: Form, found: dict[str, str]) -> Problem:
-    op = form.op or found.get("op") or SIGNS[found["word"]]
+    op = form.op or _sign(found, "")
     first = Step(op, int(found["a"]), int(found["b"]))
     if form.steps == 1:
         return Problem((first,))
-    return Problem((first, Step(found["op2"], first.value, int(found["c"]))))
+    return Problem((first, Step(_sign(found, "2"), first.value, int(found["c"]))))
+
+
+def _sign(found: dict[str, str], number: str) -> str:
+    """The sign of a step, whether its sign or its name was read."""
+    return found.get(f"op{number}") or SIGNS[found[f"word{number}"]]
