@@ -144,10 +144,11 @@ def test_two_ranks_learn_what_one_does(
 
 
 def test_a_last_batch_that_is_not_whole_gives_each_rank_its_slice() -> None:
-    order = list(LengthBuckets([5] * 13, 8, seed=0, filled=True))
+    order = list(LengthBuckets([5] * 13, 8, seed=0, fill_to=8))
     assert sorted(order[:13]) == list(range(13))
     assert order[13:] == [13, 13, 13]
     assert list(LengthBuckets([5] * 13, 8, seed=0)) == order[:13]
+    assert list(LengthBuckets([5] * 13, 8, seed=0, fill_to=2)) == [*order[:13], 13]
 
 
 def test_a_run_that_would_be_one_rank_of_several_is_refused(

@@ -66,9 +66,9 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
 
     No other token is ever projected onto the vocabulary.
 
-    The sum over tokens is divided by the number of supervised tokens of the whole accumulated batch, so 1 x 8 and
-    8 x 1 give the same gradient. Of several ranks each takes its slice of the same batches: 2 ranks x 4 examples learn
-    what 1 x 8 do. A loss that is not finite stops the run before the optimizer steps.
+    The sum over tokens is divided by the number of supervised tokens of the whole accumulated batch, and a step sees
+    the same examples however it is cut, so 1 x 8 and 8 x 1 climb the same curve. Of several ranks each takes its slice:
+    2 ranks x 4 examples learn what 1 x 8 do. A loss that is not finite stops the run before the optimizer steps.
     """
 
     tokens_seen = 0  # positions that went through the model on this rank, padding included
@@ -76,11 +76,13 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBuckets:
         examples = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(ids) for ids in examples["input_ids"]]
-        batch = self.args.per_device_train_batch_size
+        at_once = self.args.per_device_train_batch_size * world_size()
+        # A bucket is what one optimizer step sees, however it is cut into batches.
+        step = at_once * self.args.gradient_accumulation_steps
         if world_size() == 1:
-            self.buckets = LengthBuckets(lengths, batch, self.args.data_seed)
+            self.buckets = LengthBuckets(lengths, step, self.args.data_seed)
         else:
-            self.buckets = LengthBuckets(lengths[:-1], batch * world_size(), self.args.data_seed, filled=True)
+            self.buckets = LengthBuckets(lengths[:-1], step, self.args.data_seed, at_once)
         return self.buckets
 
     def _run_epoch(self, *, epoch: int, **rest: Any) -> Any:
