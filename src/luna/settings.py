@@ -245,6 +245,14 @@ class Pretraining(_Section):
     window: Window | None = None
 
 
+class Stopping(_Section):
+    """A run ends when the loss on held-out lessons has not fallen for `patience` looks; the best weights are kept."""
+
+    every: Count = 50  # optimizer steps between looks
+    patience: Count = 3
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1  # of the records; give both rungs the same share
+
+
 class Training(_Section):
     """One training run: `epochs` over the data, or exactly `max_steps` optimizer steps."""
 
@@ -258,6 +266,7 @@ class Training(_Section):
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     gradient_checkpointing: bool = False
     save_steps: Count | None = None
+    early_stopping: Stopping | None = None  # None: the run goes to its end, and on all lessons
     report_to: Literal["none", "wandb", "dvclive"] = "none"
 
     @model_validator(mode="after")

@@ -44,9 +44,13 @@ class DistillTrainer(TokenTrainer):
         primary = self._teach(self.primary, inputs)
         critic = primary if self.critic is self.primary else self._teach(self.critic, inputs)
         parts = self._loss(states, primary, critic, labels_N, int(num_items))
+        if self.model.training:  # held-out examples are only looked at
+            self._count(parts)
+        return parts.loss
+
+    def _count(self, parts: LossParts) -> None:
         self._window += torch.bincount(parts.branches_N.cpu(), minlength=len(Branch))
         self._parts += torch.tensor([parts.ce.item(), parts.kd.item(), parts.residual.item()], dtype=torch.float64)
-        return parts.loss
 
     def _teach(self, teacher: Teacher, inputs: Any) -> FinalStates:
         return teacher(inputs["input_ids"], inputs["attention_mask"], inputs["supervised"])

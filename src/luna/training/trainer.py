@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from luna.errors import LunaError
 from luna.lm.chat import IGNORE, Example
 from luna.progress import say
-from luna.ranks import check_started, is_first, summed, world_size
+from luna.ranks import check_started, is_first, rank, summed, world_size
 from luna.settings import Training
 from luna.training.batches import LengthBuckets
 from luna.training.final_states import FinalStates, StatesReader
@@ -119,12 +119,7 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         self.tokens_seen += inputs["input_ids"].numel()
-        labels_BT = inputs["labels"][:, 1:]
-        supervised_BT = labels_BT != IGNORE
-        # Without labels in the call no backend puts a loss of its own in the place of logits.
-        states = self.reader.read(inputs["input_ids"], inputs["attention_mask"], supervised_BT, called_through=model)
-        num_items = float(num_items_in_batch if num_items_in_batch is not None else supervised_BT.sum())
-        loss = self.token_loss(states, labels_BT[supervised_BT], num_items, inputs | {"supervised": supervised_BT})
+        loss = self._loss_of(model, inputs, num_items_in_batch)
         if not math.isfinite(loss.item()):
             raise LunaError(
                 f"training: the loss is {loss.item()} at step {self.state.global_step + 1}; nothing was updated;"
@@ -133,6 +128,33 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
         # DDP takes the mean of the ranks' gradients, and each is its part of a sum already.
         loss = loss * world_size()
         return (loss, {}) if return_outputs else loss
+
+    def _loss_of(self, model: Any, inputs: dict[str, Any], num_items: Any) -> torch.Tensor:
+        labels_BT = inputs["labels"][:, 1:]
+        supervised_BT = labels_BT != IGNORE
+        # Without labels in the call no backend puts a loss of its own in the place of logits.
+        states = self.reader.read(inputs["input_ids"], inputs["attention_mask"], supervised_BT, called_through=model)
+        num_items = float(num_items if num_items is not None else supervised_BT.sum())
+        return self.token_loss(states, labels_BT[supervised_BT], num_items, inputs | {"supervised": supervised_BT})
+
+    @torch.no_grad()
+    def loss_on(self, examples: Sequence[Example]) -> float:
+        """The mean loss of a supervised token of other examples; nothing is learned or counted.
+
+        Each rank reads its share, so all of them have to ask.
+        """
+        by_length = sorted(examples, key=lambda example: len(example["input_ids"]))
+        size = self.args.per_device_train_batch_size
+        batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
+        batches += [_blank(self.processing_class)] * (-len(batches) % world_size())
+        supervised = sum(label != IGNORE for example in examples for label in example["labels"][1:])
+        was_training, total = self.model.training, torch.zeros(1, dtype=torch.float64)
+        self.model.eval()
+        for batch in batches[rank() :: world_size()]:
+            inputs = self._prepare_inputs(self.data_collator(batch))
+            total += self._loss_of(self.model, inputs, supervised).double().cpu()
+        self.model.train(was_training)
+        return float(summed(total))
 
 
 def make_trainer(
