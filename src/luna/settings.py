@@ -261,6 +261,7 @@ class Training(_Section):
     max_steps: Count | None = None
     batch_size: Count = 2
     gradient_accumulation: Count = 8
+    packing: Count | None = None  # tokens of a row that examples share; None: each has a row of its own
     warmup_ratio: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"

@@ -96,10 +96,14 @@ def test_a_run_stops_in_time_and_keeps_its_best_weights(rung: str, ready: list[R
     assert metrics["best_step"] < metrics["steps"] == metrics["best_step"] + 8 < STEPS
     assert log[-1]["step"] == metrics["steps"]
     assert metrics["held_out_lessons"] >= 3
-    so_far = _settings(tiny_settings, STOPPING, steps=metrics["best_step"])
-    alone, _, same = _grow(rung, so_far, ready, "alone")
+    looks_once = STOPPING.model_copy(update={"every": 1000})
+    so_far = _settings(tiny_settings, looks_once, steps=metrics["best_step"])
+    alone, alone_log, same = _grow(rung, so_far, ready, "alone")
     assert alone["held_out_loss"] == metrics["held_out_loss"]
     assert same == weights
+    steps = {row["step"] for row in log} & {row["step"] for row in alone_log}
+    assert max(steps) >= 10
+    assert [row for row in log if row["step"] in steps] == [row for row in alone_log if row["step"] in steps]
     whole, _, other = _grow(rung, _settings(tiny_settings, None, steps=metrics["best_step"]), ready, "whole")
     assert other != weights
     assert "held_out_loss" not in whole

@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from luna.errors import LunaError
 from luna.lm.chat import IGNORE, Example
@@ -25,6 +26,7 @@ from luna.ranks import check_started, is_first, rank, summed, world_size
 from luna.settings import Training
 from luna.training.batches import LengthBuckets
 from luna.training.final_states import FinalStates, StatesReader
+from luna.training.packing import check_packing, pack
 
 
 @dataclass
@@ -133,7 +135,9 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
         labels_BT = inputs["labels"][:, 1:]
         supervised_BT = labels_BT != IGNORE
         # Without labels in the call no backend puts a loss of its own in the place of logits.
-        states = self.reader.read(inputs["input_ids"], inputs["attention_mask"], supervised_BT, called_through=model)
+        states = self.reader.read(
+            inputs["input_ids"], inputs["attention_mask"], supervised_BT, model, inputs.get("position_ids")
+        )
         num_items = float(num_items if num_items is not None else supervised_BT.sum())
         return self.token_loss(states, labels_BT[supervised_BT], num_items, inputs | {"supervised": supervised_BT})
 
@@ -220,13 +224,25 @@ def make_trainer(
     trainer = trainer_class(
         model=model,
         args=config,
-        train_dataset=Dataset.from_list([dict(example) for example in [*examples, *_blank(tokenizer)]]),
+        train_dataset=Dataset.from_list(_rows(examples, tokenizer, training, title)),
         processing_class=tokenizer,
+        data_collator=DataCollatorForLanguageModeling(
+            tokenizer.pad_token_id, return_position_ids=training.packing is not None
+        ),
         callbacks=[log, *callbacks],
         **extra,
     )
+    if training.packing is not None:
+        check_packing(trainer.reader, title)
     _silence_default_printer(trainer)
     return trainer, log
+
+
+def _rows(examples: Sequence[Example], tokenizer: Any, training: Training, title: str) -> list[dict[str, Any]]:
+    if training.packing is None:
+        return [dict(example) for example in [*examples, *_blank(tokenizer)]]
+    blank = [{**example, "seq_lengths": [len(example["input_ids"])]} for example in _blank(tokenizer)]
+    return [*pack(examples, training.packing, title), *blank]
 
 
 def _blank(tokenizer: Any) -> list[Example]:
