@@ -268,7 +268,7 @@ class Training(_Section):
     gradient_checkpointing: bool = False
     save_steps: Count | None = None
     early_stopping: Stopping | None = None  # None: the run goes to its end, and on all lessons
-    report_to: Literal["none", "wandb", "dvclive"] = "none"
+    report_to: Literal["none", "wandb", "dvclive"] = "none"  # the curves; Luna needs neither package
 
     @model_validator(mode="after")
     def _one_length(self) -> "Training":

@@ -27,6 +27,7 @@ from luna.settings import Training
 from luna.training.batches import LengthBuckets
 from luna.training.final_states import FinalStates, StatesReader
 from luna.training.packing import check_packing, pack
+from luna.training.reporting import reporters
 
 
 @dataclass
@@ -178,7 +179,8 @@ def make_trainer(
     """A trainer ready for `.train()`, and the log it fills.
 
     Raises:
-        LunaError: there is no example to train on, or not as many ranks train as were asked for.
+        LunaError: there is no example to train on, not as many ranks train as were asked for, examples or model
+            cannot be packed, or the package that should report is not installed.
     """
     if not examples:
         raise LunaError(f"{title}: there is no example to train on; look at data/rejected.jsonl for the reasons")
@@ -203,7 +205,7 @@ def make_trainer(
         # Only where a loss is logged, or a run that goes on from there would log another mean.
         save_steps=math.ceil((training.save_steps or 500) / log_every) * log_every,
         save_total_limit=2,
-        report_to=training.report_to,
+        report_to="none",  # `reporters` does
         logging_steps=log_every,
         logging_first_step=True,
         disable_tqdm=not sys.stderr.isatty(),
@@ -229,7 +231,7 @@ def make_trainer(
         data_collator=DataCollatorForLanguageModeling(
             tokenizer.pad_token_id, return_position_ids=training.packing is not None
         ),
-        callbacks=[log, *callbacks],
+        callbacks=[log, *reporters(training.report_to, title), *callbacks],
         **extra,
     )
     if training.packing is not None:
