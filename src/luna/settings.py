@@ -266,6 +266,7 @@ class Training(_Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     gradient_checkpointing: bool = False
+    shard: bool = False  # several ranks: each holds a part of every weight (FSDP2); False: all of them (DDP)
     save_steps: Count | None = None
     early_stopping: Stopping | None = None  # None: the run goes to its end, and on all lessons
     report_to: Literal["none", "wandb", "dvclive"] = "none"  # the curves; Luna needs neither package
@@ -274,6 +275,13 @@ class Training(_Section):
     def _one_length(self) -> "Training":
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError("give either epochs or max_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_are_not_saved(self) -> "Training":
+        for key in ("save_steps", "early_stopping"):
+            if self.shard and getattr(self, key) is not None:
+                raise ValueError(f"{key} does not go with shard; set {key} to null or shard to false")
         return self
 
 

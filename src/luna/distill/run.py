@@ -25,6 +25,7 @@ from luna.training.checkpoints import run_key, trained
 from luna.training.early_stopping import early_stopping, hold_out
 from luna.training.ema import AveragedWeights
 from luna.training.lessons import encode_lessons
+from luna.training.sharding import shard, whole_weights
 from luna.training.trainer import describe, make_trainer
 
 Json = dict[str, Any]
@@ -79,6 +80,7 @@ def distill(
     paths = [teacher["path"] for teacher in teachers]
     primary, critic = load_teachers(settings, loaded, paths, [*examples.all, *looked_at], root)
     models = [model_key(path, settings.preset.model) for path in [start["path"], *paths]]
+    shard(loaded, training, "distill")
     weights = AveragedWeights(loaded.model, params.distill.ema_decay) if params.distill.ema else None
     trainer, log = make_trainer(
         DistillTrainer,
@@ -105,8 +107,9 @@ def distill(
             weights.keep()
         stopped = stopping.keep() if stopping else {}
         card = _card(settings, folder, teachers, len(learned), len(examples.replayed))
+        whole = whole_weights(loaded, training)
         if is_first():
-            save_model(loaded.model, loaded.tokenizer, folder, card)
+            save_model(loaded.model, loaded.tokenizer, folder, card, whole)
     size = {"replay_size": _most_from_one(replay) if examples.replayed else 0}
     return Distilled(_metrics(settings, trainer, log.rows, teachers) | examples.counts | size | stopped, log.rows)
 

@@ -19,6 +19,7 @@ from luna.training.checkpoints import run_key, trained
 from luna.training.early_stopping import early_stopping, hold_out
 from luna.training.ema import AveragedWeights
 from luna.training.lessons import encode_lessons
+from luna.training.sharding import shard, whole_weights
 from luna.training.trainer import TokenTrainer, describe, make_trainer
 
 
@@ -56,6 +57,7 @@ def fine_tune(
         f"train_sft  {describe(examples.all)} from {len(learned)} records, {len(examples.replayed)} of the examples"
         f" replayed and {len(examples.corpus)} of the base's corpus; the student starts from {start}"
     )
+    shard(loaded, training, "train_sft")
     weights = AveragedWeights(loaded.model, settings.params.distill.ema_decay)
     trainer, log = make_trainer(
         TokenTrainer,
@@ -75,8 +77,9 @@ def fine_tune(
     with trained(trainer, log):
         weights.keep()
         stopped = stopping.keep() if stopping else {}
+        whole = whole_weights(loaded, training)
         if is_first():
-            save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, counts))
+            save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, counts), whole)
     metrics = {**counts, "tokens_seen": trainer.counts()["tokens_seen"], "steps": trainer.state.global_step}
     return FineTuned({**metrics, "final_loss": log.rows[-1]["loss"], **stopped}, log.rows)
 

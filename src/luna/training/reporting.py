@@ -41,7 +41,7 @@ def reporters(report_to: Literal["none", "wandb", "dvclive"], title: str) -> "li
 
 
 def _wandb(folder: Path) -> "TrainerCallback":
-    from transformers.integrations import WandbCallback
+    from transformers.integrations.integration_utils import WandbCallback
 
     for name, value in (("WANDB_MODE", "offline"), ("WANDB_PROJECT", "luna"), ("WANDB_DIR", str(folder))):
         os.environ.setdefault(name, value)
@@ -50,7 +50,7 @@ def _wandb(folder: Path) -> "TrainerCallback":
 
 def _dvclive(folder: Path) -> "TrainerCallback":
     from dvclive import Live
-    from transformers.integrations import DVCLiveCallback
+    from transformers.integrations.integration_utils import DVCLiveCallback
 
     # By itself it would write a dvc.yaml here and commit an experiment.
     return DVCLiveCallback(live=Live(str(folder), dvcyaml=None, save_dvc_exp=False, report=None))

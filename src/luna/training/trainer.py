@@ -223,6 +223,7 @@ def make_trainer(
             f"{title}: WORLD_SIZE is {world_size()} and {config.world_size} would train; start a stage with torchrun"
             " or unset WORLD_SIZE"
         )
+    learning = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
     trainer = trainer_class(
         model=model,
         args=config,
@@ -234,10 +235,18 @@ def make_trainer(
         callbacks=[log, *reporters(training.report_to, title), *callbacks],
         **extra,
     )
+    _undo_rounding(learning)
     if training.packing is not None:
         check_packing(trainer.reader, title)
     _silence_default_printer(trainer)
     return trainer, log
+
+
+def _undo_rounding(learning: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
+    """TRL rounds adapters on a quantised base to bfloat16, which small steps and averages of them get lost in."""
+    for parameter, data in learning:
+        if parameter.dtype != data.dtype:
+            parameter.data = data
 
 
 def _rows(examples: Sequence[Example], tokenizer: Any, training: Training, title: str) -> list[dict[str, Any]]:
