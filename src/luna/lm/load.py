@@ -89,7 +89,8 @@ def load_model(path_or_name: str | Path, model: Model, *, trainable: bool) -> Lo
 
 def _keep_layout(network: "PreTrainedModel") -> None:
     """In eval bitsandbytes repacks 4-bit weights in place for newer CPUs; a model in training is read in eval too."""
-    for module in network.modules():
+    modules: list[Any] = list(network.modules())
+    for module in modules:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
