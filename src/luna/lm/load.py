@@ -82,13 +82,14 @@ def load_model(path_or_name: str | Path, model: Model, *, trainable: bool) -> Lo
         raise BadModel(f"{path_or_name}: {error}") from error
     if not trainable:
         network.requires_grad_(False)
-    elif model.load_in_4bit:
-        _keep_layout(network)
     return LoadedModel(network.train(trainable), tokenizer, model)
 
 
-def _keep_layout(network: "PreTrainedModel") -> None:
-    """In eval bitsandbytes repacks 4-bit weights in place for newer CPUs; a model in training is read in eval too."""
+def keep_layout(network: "PreTrainedModel") -> None:
+    """For a model that is trained and read in eval by turns: bitsandbytes leaves its 4-bit weights as they are.
+
+    By itself it would repack them in place in eval, for a kernel of newer CPUs that has no gradient.
+    """
     modules: list[Any] = list(network.modules())
     for module in modules:
         if hasattr(module, "support_avx512bf16_for_cpu"):

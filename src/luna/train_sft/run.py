@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from luna.lm.card import model_card
-from luna.lm.load import LoadedModel, add_adapter, load_model, save_model
+from luna.lm.load import LoadedModel, add_adapter, keep_layout, load_model, save_model
 from luna.lm.reproducible import set_reproducible
 from luna.lm.weights import model_key
 from luna.outputs import read_json
@@ -102,6 +102,7 @@ def start_student(settings: Settings, path: str) -> LoadedModel:
     """The model at `path`, ready to be trained; a LoRA preset gets its adapter where there is none yet."""
     preset = settings.preset
     loaded = load_model(path, preset.model, trainable=True)
+    keep_layout(loaded.model)
     set_reproducible(settings.params.seed, settings.params.threads)
     if preset.model.lora is None or hasattr(loaded.model, "peft_config"):
         return loaded
