@@ -88,7 +88,7 @@ def load_model(path_or_name: str | Path, model: Model, *, trainable: bool) -> Lo
 def keep_layout(network: "PreTrainedModel") -> None:
     """For a model that is trained and read in eval by turns: bitsandbytes leaves its 4-bit weights as they are.
 
-    By itself it would repack them in place in eval, for a kernel of newer CPUs that has no gradient.
+    By itself it would repack them in place in eval, for a kernel of newer CPUs, and training would go on from that.
     """
     modules: list[Any] = list(network.modules())
     for module in modules:
