@@ -22,9 +22,14 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """Which of them this process is, from 0."""
+    return 0 if world_size() == 1 else int(os.environ.get("RANK", "0"))
+
+
 def is_first() -> bool:
     """Whether this process is the one that speaks, seals and writes what a stage hands on."""
-    return world_size() == 1 or int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 def check_started() -> None:

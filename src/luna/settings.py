@@ -245,6 +245,14 @@ class Pretraining(_Section):
     window: Window | None = None
 
 
+class Stopping(_Section):
+    """A run ends when the loss on held-out lessons has not fallen for `patience` looks; the best weights are kept."""
+
+    every: Count = 50  # optimizer steps between looks
+    patience: Count = 3
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1  # of the records; give both rungs the same share
+
+
 class Training(_Section):
     """One training run: `epochs` over the data, or exactly `max_steps` optimizer steps."""
 
@@ -253,17 +261,27 @@ class Training(_Section):
     max_steps: Count | None = None
     batch_size: Count = 2
     gradient_accumulation: Count = 8
+    packing: Count | None = None  # tokens of a row that examples share; None: each has a row of its own
     warmup_ratio: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
     gradient_checkpointing: bool = False
+    shard: bool = False  # several ranks: each holds a part of every weight (FSDP2); False: all of them (DDP)
     save_steps: Count | None = None
-    report_to: Literal["none", "wandb", "dvclive"] = "none"
+    early_stopping: Stopping | None = None  # None: the run goes to its end, and on all lessons
+    report_to: Literal["none", "wandb", "dvclive"] = "none"  # the curves; Luna needs neither package
 
     @model_validator(mode="after")
     def _one_length(self) -> "Training":
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError("give either epochs or max_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_are_not_saved(self) -> "Training":
+        for key in ("save_steps", "early_stopping"):
+            if self.shard and getattr(self, key) is not None:
+                raise ValueError(f"{key} does not go with shard; set {key} to null or shard to false")
         return self
 
 

@@ -1,5 +1,6 @@
 """Frozen teachers: what is kept of them is what they say, nothing is read twice, and adapters share one base."""
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from luna.lm.reproducible import set_reproducible
 from luna.lm.weights import model_key
 from luna.records import Record
 from luna.settings import Lora, Settings
+from luna.train_sft.run import fine_tune
 from luna.training.final_states import StatesReader
 from luna.training.lessons import encode_lessons
 
@@ -257,3 +259,49 @@ def test_one_path_is_one_teacher(
     settings, student, paths = adapted
     primary, critic = load_teachers(settings, student, [paths[0]] * 2, examples, tmp_path)
     assert primary is critic
+
+
+def _base_weights(model: Any) -> dict[str, int]:
+    """Where each weight of the base lies in memory."""
+    return {name: p.data_ptr() for name, p in model.named_parameters() if "lora_" not in name}
+
+
+@pytest.mark.parametrize("four_bit", [False, True], ids=["float32", "4 bits"])
+def test_a_generation_of_adapters_has_its_base_in_memory_once_and_publishes_its_own_adapter_alone(
+    luna_root: Path,
+    tiny_settings: Make,
+    accepted_records: list[Record],
+    four_bit: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Student, SFT rung and parent are three adapters on one base, through both rungs as the stages run them."""
+    more = {"lora": Lora(rank=2, alpha=4), "load_in_4bit": four_bit}
+    model = tiny_settings().preset.model.model_copy(update=more)
+    settings = tiny_settings(WIRED, {"model": model})
+    fine_tune(settings, accepted_records[:6], luna_root, Path("models/parent"), Path("s"))
+    known = {"gen": "Luna-G001", "source": "tag", "path": "models/parent"}
+    Path("models/teachers/teachers.json").write_text(json.dumps({"parent": known, "grandparent": known}))
+    fine_tune(settings, accepted_records, luna_root, Path("models/sft"), Path("s"))
+    found: list[tuple[Teacher, Teacher]] = []
+
+    def watched(settings: Settings, student: LoadedModel, *rest: Any) -> tuple[Teacher, Teacher]:
+        before = _base_weights(student.model)
+        found.append(load_teachers(settings, student, *rest))
+        for teacher in found[-1]:
+            assert isinstance(teacher.reader, AdapterReader)
+            assert teacher.reader.model is student.model
+        assert _base_weights(student.model) == before
+        assert any("Linear4bit" in type(part).__name__ for part in student.model.modules()) == four_bit
+        return found[-1]
+
+    monkeypatch.setattr("luna.distill.run.load_teachers", watched)
+    distill(settings, accepted_records, luna_root, Path("models/luna"), Path("s"))
+    [(primary, _)] = found
+    assert isinstance(primary.reader, AdapterReader)
+    assert set(primary.reader.model.peft_config) == {"default", "t1", "t2"}
+    weights = [load_file(f"models/{name}/adapter_model.safetensors") for name in ("luna", "sft", "parent")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all("lora_" in name and weight.dtype == torch.float32 for name, weight in weights[0].items())
+    assert [path.name for path in Path("models/luna").rglob("*.safetensors")] == ["adapter_model.safetensors"]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert any(not torch.equal(weights[1][name], weights[2][name]) for name in weights[0])

@@ -135,6 +135,28 @@ def test_the_parts_of_the_loss_are_logged_and_make_the_loss(
     assert log.rows[0]["loss_residual"] > 0
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_one_by_eight_is_eight_by_one(
+    tmp_path: Path, load: Callable[..., LoadedModel], examples: list[Example], tiny_settings: Make, batch: int
+) -> None:
+    """Steps of eight and of the four examples that are left, over three epochs; every branch has its tokens."""
+    seen = []
+    for size in (batch, 8):
+        student, teachers = load(), (load(other=True, frozen=True).model, load(frozen=True).model)
+        dials = {"gamma": 0.5, "residual": "agreement", "js_threshold": 0.128, "confidence_threshold": 0.028}
+        cut = {"batch_size": size, "gradient_accumulation": 8 // size, "max_steps": 6, "scheduler": "constant"}
+        blend = _blend(tiny_settings(), **dials)
+        trainer, log = _trainer(student, examples, tmp_path / str(size), teachers, blend, **cut)
+        trainer.train()
+        seen.append((student.model, trainer, log))
+    (model, cut_up, log), (whole_model, whole, whole_log) = seen
+    for row, twin in zip(log.rows, whole_log.rows, strict=True):
+        assert row == pytest.approx(twin, rel=1e-5, abs=2e-6)
+    assert torch.equal(cut_up.branch_counts, whole.branch_counts)
+    for one, other in zip(model.parameters(), whole_model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
 def test_alpha_alone_is_fine_tuning(
     tmp_path: Path, load: Callable[..., LoadedModel], examples: list[Example], tiny_settings: Make
 ) -> None:

@@ -1,5 +1,6 @@
 """Several ranks under torchrun learn what one does, leave one result, and never pass for more than they are."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from luna.distill.run import distill
@@ -24,6 +26,7 @@ from luna.settings import Lora, Settings, Training
 from luna.stage import running
 from luna.train_sft.run import fine_tune
 from luna.training.batches import LengthBuckets
+from luna.training.sharding import shard
 from luna.training.trainer import TokenTrainer, make_trainer
 
 REPO = Path(__file__).parents[2]
@@ -143,11 +146,104 @@ def test_two_ranks_learn_what_one_does(
     assert left == {"again", "base", "one", "one-sft", "sft", "teachers", "two", "whole"}
 
 
+SHARED = """
+import json, os
+from pathlib import Path
+from luna.distill import run
+from luna.records import read_records
+from luna.stage import ROOT, running
+from luna.train_sft.run import fine_tune
+
+held = {}
+make_trainer = run.make_trainer
+
+def weighed(kind, model, *args, **named):
+    held["of"] = sum(p.numel() for p in model.parameters())
+    held["here"] = sum(p.to_local().numel() for p in model.parameters() if hasattr(p, "to_local"))
+    return make_trainer(kind, model, *args, **named)
+
+run.make_trainer = weighed
+with running("distill", torch=True, ranks=True) as settings:
+    records = read_records(Path("data/judged.jsonl"))
+    tuned = fine_tune(settings, records, ROOT, Path("models/sft"), Path(".luna/two"))
+    done = run.distill(settings, records, ROOT, Path("models/two"), Path(".luna/two"))
+    told = {"logs": [tuned.log, done.log], **held}
+    Path(f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)], ids=["full weights", "lora"])
+def test_two_ranks_that_hold_half_of_every_weight_learn_what_one_does(
+    luna_root: Path, tiny_settings: Make, accepted_records: list[Record], lora: Lora | None
+) -> None:
+    Path("data").mkdir()
+    write_records(Path("data/judged.jsonl"), accepted_records[:9])
+    records = read_records(Path("data/judged.jsonl"))
+
+    def settings(batch_size: int, shard: bool) -> Settings:
+        asked = _settings(tiny_settings, lora, batch_size)
+        change = {"save_steps": None, "shard": shard, "max_steps": 6}
+        rungs = {name: getattr(asked.preset, name).model_copy(update=change) for name in ("sft", "distill")}
+        return asked.model_copy(update={"preset": asked.preset.model_copy(update=rungs)})
+
+    alone = settings(4, shard=False)
+    set_reproducible(0, 1)
+    tuned = fine_tune(alone, records, luna_root, Path("models/sft"), Path(".luna/one"))
+    done = distill(alone, records, luna_root, Path("models/one"), Path(".luna/one"))
+    Path("models/sft").rename("models/one-sft")
+    _write_settings(settings(2, shard=True))
+    Path("child.py").write_text(SHARED)
+    _torchrun("child.py")
+    first, second = (json.loads(Path(f"told-{rank}.json").read_text()) for rank in (0, 1))
+    assert first["logs"] == second["logs"]
+    assert first["here"] + second["here"] == first["of"] == second["of"]
+    assert second["here"] > 0.3 * first["of"]
+    for log, shared in zip((tuned.log, done.log), first["logs"], strict=True):
+        _same_curve(log, shared)
+    _same_weights("models/one-sft", "models/sft")
+    _same_weights("models/one", "models/two")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, r"there is one rank; start the stage with torchrun or set shard to false"),
+        ({"load_in_4bit": True}, r"4-bit weights and unsloth's cannot be sharded; set shard to false"),
+        ({"backend": "unsloth"}, r"4-bit weights and unsloth's cannot be sharded; .*"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(
+    tiny: Callable[[], LoadedModel],
+    training: Callable[..., Training],
+    change: dict[str, Any],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = tiny()
+    loaded = dataclasses.replace(loaded, settings=loaded.settings.model_copy(update=change))
+    if change:
+        monkeypatch.setattr("luna.training.sharding.world_size", lambda: 2)
+    with pytest.raises(LunaError, match=rf"^sft: shard: {reason}$"):
+        shard(loaded, training(shard=True), "sft")
+    shard(loaded, training(), "sft")
+
+
+@pytest.mark.parametrize("change", [{"save_steps": 10}, {"early_stopping": {}}])
+def test_what_does_not_go_with_shards_is_told_when_settings_are_read(
+    change: dict[str, Any], training: Callable[..., Training]
+) -> None:
+    with pytest.raises(ValidationError, match=rf"{next(iter(change))} does not go with shard; set "):
+        training(shard=True, **change)
+
+
 def test_a_last_batch_that_is_not_whole_gives_each_rank_its_slice() -> None:
-    order = list(LengthBuckets([5] * 13, 8, seed=0, filled=True))
+    order = list(LengthBuckets([5] * 13, 8, seed=0, fill_to=8))
     assert sorted(order[:13]) == list(range(13))
     assert order[13:] == [13, 13, 13]
     assert list(LengthBuckets([5] * 13, 8, seed=0)) == order[:13]
+    assert list(LengthBuckets([5] * 13, 8, seed=0, fill_to=2)) == [*order[:13], 13]
 
 
 def test_a_run_that_would_be_one_rank_of_several_is_refused(

@@ -22,7 +22,10 @@ from luna.settings import Settings, Training
 from luna.train_sft.examples import gather_examples
 from luna.train_sft.run import start_student
 from luna.training.checkpoints import run_key, trained
+from luna.training.early_stopping import early_stopping, hold_out
 from luna.training.ema import AveragedWeights
+from luna.training.lessons import encode_lessons
+from luna.training.sharding import shard, whole_weights
 from luna.training.trainer import describe, make_trainer
 
 Json = dict[str, Any]
@@ -66,16 +69,19 @@ def distill(
     ]
     start = _teacher(params.student_init, "student", root)
     loaded = start_student(settings, start["path"])
-    examples = gather_examples(settings, loaded.tokenizer, records, replay)
+    learned, held_out = hold_out(records, training.early_stopping, params.seed)
+    examples = gather_examples(settings, loaded.tokenizer, learned, replay)
+    looked_at = encode_lessons(loaded.tokenizer, held_out, settings.preset, params.seed)
     say(
         f"distill  {describe(examples.all)}, {len(examples.replayed)} of them replayed and {len(examples.corpus)} of"
         " the base's corpus;"
         f" T1 {teachers[0]['path']}, T2 {teachers[1]['path']}, student {start['path']}"
     )
     paths = [teacher["path"] for teacher in teachers]
-    primary, critic = load_teachers(settings, loaded, paths, examples.all, root)
+    primary, critic = load_teachers(settings, loaded, paths, [*examples.all, *looked_at], root)
     models = [model_key(path, settings.preset.model) for path in [start["path"], *paths]]
-    weights = AveragedWeights(loaded.model, params.distill.ema_decay)
+    shard(loaded, training, "distill")
+    weights = AveragedWeights(loaded.model, params.distill.ema_decay) if params.distill.ema else None
     trainer, log = make_trainer(
         DistillTrainer,
         loaded.model,
@@ -85,24 +91,27 @@ def distill(
         title="distill",
         output_dir=scratch_dir / run_key(settings, examples.all, models),
         seed=params.seed + 1,
-        callbacks=[weights] if params.distill.ema else [],
+        callbacks=[weights] if weights else [],
         primary=primary,
         critic=critic,
         blend=Blend.from_params(params),
         taboo_ids=_taboo(settings, loaded.tokenizer),
     )
+    stopping = early_stopping(training.early_stopping, trainer, looked_at, weights)
     with trained(trainer, log):
         for teacher in {primary, critic}:
             teacher.finish()
         t1, t2 = primary.counts(), critic.counts()
         say(f"distill  samples read by T1 {t1.read}, by T2 {t2.read}; kept before {t1.kept}, {t2.kept}")
-        if params.distill.ema:
+        if weights:
             weights.keep()
-        card = _card(settings, folder, teachers, len(records), len(examples.replayed))
+        stopped = stopping.keep() if stopping else {}
+        card = _card(settings, folder, teachers, len(learned), len(examples.replayed))
+        whole = whole_weights(loaded, training)
         if is_first():
-            save_model(loaded.model, loaded.tokenizer, folder, card)
+            save_model(loaded.model, loaded.tokenizer, folder, card, whole)
     size = {"replay_size": _most_from_one(replay) if examples.replayed else 0}
-    return Distilled(_metrics(settings, trainer, log.rows, teachers) | examples.counts | size, log.rows)
+    return Distilled(_metrics(settings, trainer, log.rows, teachers) | examples.counts | size | stopped, log.rows)
 
 
 def _most_from_one(replay: Sequence[Record]) -> int:

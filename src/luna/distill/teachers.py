@@ -138,7 +138,13 @@ def load_teachers(
     """
     caches = _caches(settings, student, paths, examples, root)
     places = [(1, paths[0]), *([(2, paths[1])] if paths[1] != paths[0] else [])]
-    teachers = {path: Teacher(_reader(settings, student, path, f"t{place}"), caches[path]) for place, path in places}
+    readers = {path: _reader(settings, student, path, f"t{place}") for place, path in places}
+    # Ranks that share every weight have to read together, and what is kept on one may be missing on another.
+    together = settings.preset.distill.shard
+    teachers = {
+        path: Teacher(reader, None if together and isinstance(reader, AdapterReader) else caches[path])
+        for path, reader in readers.items()
+    }
     primary, critic = (teachers[path] for path in paths)
     return primary, critic
 

@@ -13,6 +13,7 @@ from luna.distill.loss import Blend, Branch, LossParts, two_teacher_loss
 from luna.distill.teachers import Teacher
 from luna.ranks import is_first, summed
 from luna.training.final_states import FinalStates
+from luna.training.packing import unpack
 from luna.training.trainer import TokenTrainer
 
 SHARES = {
@@ -44,12 +45,20 @@ class DistillTrainer(TokenTrainer):
         primary = self._teach(self.primary, inputs)
         critic = primary if self.critic is self.primary else self._teach(self.critic, inputs)
         parts = self._loss(states, primary, critic, labels_N, int(num_items))
-        self._window += torch.bincount(parts.branches_N.cpu(), minlength=len(Branch))
-        self._parts += torch.tensor([parts.ce.item(), parts.kd.item(), parts.residual.item()], dtype=torch.float64)
+        if self.model.training:  # held-out examples are only looked at
+            self._count(parts)
         return parts.loss
 
+    def _count(self, parts: LossParts) -> None:
+        self._window += torch.bincount(parts.branches_N.cpu(), minlength=len(Branch))
+        self._parts += torch.tensor([parts.ce.item(), parts.kd.item(), parts.residual.item()], dtype=torch.float64)
+
     def _teach(self, teacher: Teacher, inputs: Any) -> FinalStates:
-        return teacher(inputs["input_ids"], inputs["attention_mask"], inputs["supervised"])
+        """Teachers read every example in a row of its own, so what is kept of them does not depend on packing."""
+        batch = (inputs["input_ids"], inputs["attention_mask"])
+        if "position_ids" not in inputs:
+            return teacher(*batch, inputs["supervised"])
+        return teacher(*unpack(*batch, inputs["position_ids"], inputs["supervised"]))
 
     def _loss(
         self, student: FinalStates, primary: FinalStates, critic: FinalStates, labels_N: torch.Tensor, num_items: int

@@ -85,6 +85,17 @@ def load_model(path_or_name: str | Path, model: Model, *, trainable: bool) -> Lo
     return LoadedModel(network.train(trainable), tokenizer, model)
 
 
+def keep_layout(network: "PreTrainedModel") -> None:
+    """For a model that is trained and read in eval by turns: bitsandbytes leaves its 4-bit weights as they are.
+
+    By itself it would repack them in place in eval, for a kernel of newer CPUs, and training would go on from that.
+    """
+    modules: list[Any] = list(network.modules())
+    for module in modules:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def add_adapter(loaded: LoadedModel, lora: Lora) -> "PreTrainedModel":
     """Put a fresh LoRA adapter on a model; its weights alone are trainable, and it changes no output yet."""
     import torch
@@ -106,20 +117,30 @@ def add_adapter(loaded: LoadedModel, lora: Lora) -> "PreTrainedModel":
     return adapted
 
 
-def save_model(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path, card: str) -> None:
+def save_model(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    folder: Path,
+    card: str,
+    weights: "dict[str, torch.Tensor] | None" = None,
+) -> None:
     """Save weights (an adapter alone, if the model has one), tokenizer, chat template, stop tokens and model card.
 
     The same model gives the same bytes. The folder is replaced only when all is written.
+
+    Args:
+        weights: the model's state in full where the model holds a part of it; None: as the model has it.
     """
     from peft import PeftModel
 
     with replacing(folder) as aside:
         if isinstance(model, PeftModel):
             # Asking whether the embedding has grown would ask the hub; Luna never grows it.
-            model.save_pretrained(aside, selected_adapters=["default"], save_embedding_layers=False)
+            adapter = {"selected_adapters": ["default"], "save_embedding_layers": False}
+            model.save_pretrained(aside, state_dict=weights, **adapter)
             _sort_target_modules(aside / "adapter_config.json")
         else:
-            model.save_pretrained(aside)
+            model.save_pretrained(aside, state_dict=weights)
         model.generation_config.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         (aside / "README.md").write_text(card, encoding="utf-8")

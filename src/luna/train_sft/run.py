@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from luna.lm.card import model_card
-from luna.lm.load import LoadedModel, add_adapter, load_model, save_model
+from luna.lm.load import LoadedModel, add_adapter, keep_layout, load_model, save_model
 from luna.lm.reproducible import set_reproducible
 from luna.lm.weights import model_key
 from luna.outputs import read_json
@@ -16,7 +16,10 @@ from luna.records import Record
 from luna.settings import Settings
 from luna.train_sft.examples import gather_examples
 from luna.training.checkpoints import run_key, trained
+from luna.training.early_stopping import early_stopping, hold_out
 from luna.training.ema import AveragedWeights
+from luna.training.lessons import encode_lessons
+from luna.training.sharding import shard, whole_weights
 from luna.training.trainer import TokenTrainer, describe, make_trainer
 
 
@@ -47,30 +50,38 @@ def fine_tune(
     preset = settings.preset
     start = start or str(read_json(root / "models" / "teachers" / "teachers.json")["parent"]["path"])
     loaded = start_student(settings, start)
-    examples = gather_examples(settings, loaded.tokenizer, records, replay)
+    training, seed = preset.sft, settings.params.seed
+    learned, held_out = hold_out(records, training.early_stopping, seed)
+    examples = gather_examples(settings, loaded.tokenizer, learned, replay)
     say(
-        f"train_sft  {describe(examples.all)} from {len(records)} records, {len(examples.replayed)} of the examples"
+        f"train_sft  {describe(examples.all)} from {len(learned)} records, {len(examples.replayed)} of the examples"
         f" replayed and {len(examples.corpus)} of the base's corpus; the student starts from {start}"
     )
+    shard(loaded, training, "train_sft")
     weights = AveragedWeights(loaded.model, settings.params.distill.ema_decay)
     trainer, log = make_trainer(
         TokenTrainer,
         loaded.model,
         loaded.tokenizer,
         examples.all,
-        preset.sft,
+        training,
         title="train_sft",
         output_dir=scratch_dir / run_key(settings, examples.all, [model_key(start, preset.model)]),
-        seed=settings.params.seed,
+        seed=seed,
         callbacks=[weights],
     )
-    counts = {"records": len(records), **examples.counts}
+    stopping = early_stopping(
+        training.early_stopping, trainer, encode_lessons(loaded.tokenizer, held_out, preset, seed), weights
+    )
+    counts = {"records": len(learned), **examples.counts}
     with trained(trainer, log):
         weights.keep()
+        stopped = stopping.keep() if stopping else {}
+        whole = whole_weights(loaded, training)
         if is_first():
-            save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, counts))
+            save_model(loaded.model, loaded.tokenizer, folder, _card(settings, folder, counts), whole)
     metrics = {**counts, "tokens_seen": trainer.counts()["tokens_seen"], "steps": trainer.state.global_step}
-    return FineTuned({**metrics, "final_loss": log.rows[-1]["loss"]}, log.rows)
+    return FineTuned({**metrics, "final_loss": log.rows[-1]["loss"], **stopped}, log.rows)
 
 
 def _card(settings: Settings, folder: Path, counts: Mapping[str, int]) -> str:
@@ -91,6 +102,7 @@ def start_student(settings: Settings, path: str) -> LoadedModel:
     """The model at `path`, ready to be trained; a LoRA preset gets its adapter where there is none yet."""
     preset = settings.preset
     loaded = load_model(path, preset.model, trainable=True)
+    keep_layout(loaded.model)
     set_reproducible(settings.params.seed, settings.params.threads)
     if preset.model.lora is None or hasattr(loaded.model, "peft_config"):
         return loaded

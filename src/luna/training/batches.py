@@ -15,16 +15,17 @@ class LengthBuckets(Sampler[int]):
     learns lengths in turns, and its loss shows it.
 
     Args:
-        batch_size: examples of a batch; those of all ranks, where several share each batch.
-        filled: make the last batch whole by the index after the last example, so that no rank stays without one.
+        batch_size: examples of a batch; all that an optimizer step sees, where it is made of several.
+        fill_to: make the number of indices a multiple of this by the index after the last example, so that no rank
+            stays without one.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, filled: bool = False) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, fill_to: int = 1) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
-        self.missing = -len(lengths) % batch_size if filled else 0
+        self.missing = -len(lengths) % fill_to
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer before each epoch, and when it resumes in the middle of one."""

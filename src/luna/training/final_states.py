@@ -58,15 +58,24 @@ class StatesReader:
             self._fall_back(reason)
 
     def read(
-        self, input_ids: Tensor, attention_mask: Tensor, chosen_BT: Tensor, called_through: Any = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        chosen_BT: Tensor,
+        called_through: Any = None,
+        position_ids: Tensor | None = None,
     ) -> FinalStates:
         """The states at the chosen places of input_ids [B, T]; `chosen_BT` may be shorter than T.
 
         Args:
             called_through: a wrapper of the model that has to be called in its place, such as DDP's.
+            position_ids: of rows that several examples share; each begins at 0 and sees itself alone.
         """
         model = self.model if called_through is None else called_through
         inputs = {"input_ids": input_ids, "attention_mask": self._mask(attention_mask), "use_cache": False}
+        if position_ids is not None:
+            # Only without a mask does transformers look for examples in the positions; padding is one by itself.
+            inputs |= {"attention_mask": None, "position_ids": position_ids}
         length = chosen_BT.shape[1]
         if self.head is None:
             return FinalStates(model(**inputs).logits[:, :length][chosen_BT], None)
@@ -78,7 +87,7 @@ class StatesReader:
             hook.remove()
         if not self.checked and (reason := self._disagreement(seen[-1], logits_B1V)):
             self._fall_back(reason)
-            return self.read(input_ids, attention_mask, chosen_BT, called_through)
+            return self.read(input_ids, attention_mask, chosen_BT, called_through, position_ids)
         return FinalStates(seen[-1][:, :length][chosen_BT], self.head.weight, self.head.bias)
 
     def _mask(self, mask_BT: Tensor) -> Tensor | None:

@@ -17,14 +17,17 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from luna.errors import LunaError
 from luna.lm.chat import IGNORE, Example
 from luna.progress import say
-from luna.ranks import check_started, is_first, summed, world_size
+from luna.ranks import check_started, is_first, rank, summed, world_size
 from luna.settings import Training
 from luna.training.batches import LengthBuckets
 from luna.training.final_states import FinalStates, StatesReader
+from luna.training.packing import check_packing, pack
+from luna.training.reporting import reporters
 
 
 @dataclass
@@ -66,9 +69,9 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
 
     No other token is ever projected onto the vocabulary.
 
-    The sum over tokens is divided by the number of supervised tokens of the whole accumulated batch, so 1 x 8 and
-    8 x 1 give the same gradient. Of several ranks each takes its slice of the same batches: 2 ranks x 4 examples learn
-    what 1 x 8 do. A loss that is not finite stops the run before the optimizer steps.
+    The sum over tokens is divided by the number of supervised tokens of the whole accumulated batch, and a step sees
+    the same examples however it is cut, so 1 x 8 and 8 x 1 climb the same curve. Of several ranks each takes its slice:
+    2 ranks x 4 examples learn what 1 x 8 do. A loss that is not finite stops the run before the optimizer steps.
     """
 
     tokens_seen = 0  # positions that went through the model on this rank, padding included
@@ -76,11 +79,13 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthBuckets:
         examples = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(ids) for ids in examples["input_ids"]]
-        batch = self.args.per_device_train_batch_size
+        at_once = self.args.per_device_train_batch_size * world_size()
+        # A bucket is what one optimizer step sees, however it is cut into batches.
+        step = at_once * self.args.gradient_accumulation_steps
         if world_size() == 1:
-            self.buckets = LengthBuckets(lengths, batch, self.args.data_seed)
+            self.buckets = LengthBuckets(lengths, step, self.args.data_seed)
         else:
-            self.buckets = LengthBuckets(lengths[:-1], batch * world_size(), self.args.data_seed, filled=True)
+            self.buckets = LengthBuckets(lengths[:-1], step, self.args.data_seed, at_once)
         return self.buckets
 
     def _run_epoch(self, *, epoch: int, **rest: Any) -> Any:
@@ -117,12 +122,7 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         self.tokens_seen += inputs["input_ids"].numel()
-        labels_BT = inputs["labels"][:, 1:]
-        supervised_BT = labels_BT != IGNORE
-        # Without labels in the call no backend puts a loss of its own in the place of logits.
-        states = self.reader.read(inputs["input_ids"], inputs["attention_mask"], supervised_BT, called_through=model)
-        num_items = float(num_items_in_batch if num_items_in_batch is not None else supervised_BT.sum())
-        loss = self.token_loss(states, labels_BT[supervised_BT], num_items, inputs | {"supervised": supervised_BT})
+        loss = self._loss_of(model, inputs, num_items_in_batch)
         if not math.isfinite(loss.item()):
             raise LunaError(
                 f"training: the loss is {loss.item()} at step {self.state.global_step + 1}; nothing was updated;"
@@ -131,6 +131,35 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
         # DDP takes the mean of the ranks' gradients, and each is its part of a sum already.
         loss = loss * world_size()
         return (loss, {}) if return_outputs else loss
+
+    def _loss_of(self, model: Any, inputs: dict[str, Any], num_items: Any) -> torch.Tensor:
+        labels_BT = inputs["labels"][:, 1:]
+        supervised_BT = labels_BT != IGNORE
+        # Without labels in the call no backend puts a loss of its own in the place of logits.
+        states = self.reader.read(
+            inputs["input_ids"], inputs["attention_mask"], supervised_BT, model, inputs.get("position_ids")
+        )
+        num_items = float(num_items if num_items is not None else supervised_BT.sum())
+        return self.token_loss(states, labels_BT[supervised_BT], num_items, inputs | {"supervised": supervised_BT})
+
+    @torch.no_grad()
+    def loss_on(self, examples: Sequence[Example]) -> float:
+        """The mean loss of a supervised token of other examples; nothing is learned or counted.
+
+        Each rank reads its share, so all of them have to ask.
+        """
+        by_length = sorted(examples, key=lambda example: len(example["input_ids"]))
+        size = self.args.per_device_train_batch_size
+        batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
+        batches += [_blank(self.processing_class)] * (-len(batches) % world_size())
+        supervised = sum(label != IGNORE for example in examples for label in example["labels"][1:])
+        was_training, total = self.model.training, torch.zeros(1, dtype=torch.float64)
+        self.model.eval()
+        for batch in batches[rank() :: world_size()]:
+            inputs = self._prepare_inputs(self.data_collator(batch))
+            total += self._loss_of(self.model, inputs, supervised).double().cpu()
+        self.model.train(was_training)
+        return float(summed(total))
 
 
 def make_trainer(
@@ -150,7 +179,8 @@ def make_trainer(
     """A trainer ready for `.train()`, and the log it fills.
 
     Raises:
-        LunaError: there is no example to train on, or not as many ranks train as were asked for.
+        LunaError: there is no example to train on, not as many ranks train as were asked for, examples or model
+            cannot be packed, or the package that should report is not installed.
     """
     if not examples:
         raise LunaError(f"{title}: there is no example to train on; look at data/rejected.jsonl for the reasons")
@@ -175,7 +205,7 @@ def make_trainer(
         # Only where a loss is logged, or a run that goes on from there would log another mean.
         save_steps=math.ceil((training.save_steps or 500) / log_every) * log_every,
         save_total_limit=2,
-        report_to=training.report_to,
+        report_to="none",  # `reporters` does
         logging_steps=log_every,
         logging_first_step=True,
         disable_tqdm=not sys.stderr.isatty(),
@@ -193,16 +223,37 @@ def make_trainer(
             f"{title}: WORLD_SIZE is {world_size()} and {config.world_size} would train; start a stage with torchrun"
             " or unset WORLD_SIZE"
         )
+    learning = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
     trainer = trainer_class(
         model=model,
         args=config,
-        train_dataset=Dataset.from_list([dict(example) for example in [*examples, *_blank(tokenizer)]]),
+        train_dataset=Dataset.from_list(_rows(examples, tokenizer, training, title)),
         processing_class=tokenizer,
-        callbacks=[log, *callbacks],
+        data_collator=DataCollatorForLanguageModeling(
+            tokenizer.pad_token_id, return_position_ids=training.packing is not None
+        ),
+        callbacks=[log, *reporters(training.report_to, title), *callbacks],
         **extra,
     )
+    _undo_rounding(learning)
+    if training.packing is not None:
+        check_packing(trainer.reader, title)
     _silence_default_printer(trainer)
     return trainer, log
+
+
+def _undo_rounding(learning: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
+    """TRL rounds adapters on a quantised base to bfloat16, which small steps and averages of them get lost in."""
+    for parameter, data in learning:
+        if parameter.dtype != data.dtype:
+            parameter.data = data
+
+
+def _rows(examples: Sequence[Example], tokenizer: Any, training: Training, title: str) -> list[dict[str, Any]]:
+    if training.packing is None:
+        return [dict(example) for example in [*examples, *_blank(tokenizer)]]
+    blank = [{**example, "seq_lengths": [len(example["input_ids"])]} for example in _blank(tokenizer)]
+    return [*pack(examples, training.packing, title), *blank]
 
 
 def _blank(tokenizer: Any) -> list[Example]:
