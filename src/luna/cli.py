@@ -7,6 +7,7 @@ import typer
 
 from luna.enhance.command import enhance_thinking
 from luna.judge.command import check_judge
+from luna.serve.command import chat, serve
 
 if TYPE_CHECKING:
     from luna.generations.release import Outcome
@@ -211,6 +212,8 @@ def compare(
 
 app.command("enhance-thinking")(enhance_thinking)
 app.command("check-judge")(check_judge)
+app.command()(serve)
+app.command()(chat)
 
 
 def _tell(outcome: "Outcome") -> None:

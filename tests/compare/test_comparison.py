@@ -18,6 +18,7 @@ from luna.errors import BadRecord, BadSettings
 from luna.generate.run import COUNTED
 from luna.outputs import write_json
 from luna.records import Record, write_records
+from luna.settings import Endpoint
 
 ROOT = Path(__file__).parents[2]
 MIX = {"self-instruct": 0.4, "curriculum": 0.3, "template": 0.2, "chain-of-thought": 0.1}
@@ -97,7 +98,7 @@ def test_a_pilot_that_may_cost_too_much_is_refused_before_the_first_call(tree, l
     address = ["--provider", "hosted_vllm", "--model", "m", "--api-base", endpoint.api_base, "--subject", "code"]
     done, _ = _compare(tree, "--pilot", "50", *address, "--max-usd", "1")
     assert (done.exit_code, asked) == (1, [])
-    assert "its price is not known; give --price-prompt and --price-completion" in done.stderr
+    assert "its price is not known; set teacher.price, or give --price-prompt and --price-completion" in done.stderr
     done, _ = _compare(
         tree, "--pilot", "50", *address, "--max-usd", "1", "--price-prompt", "3", "--price-completion", "15"
     )
@@ -105,16 +106,30 @@ def test_a_pilot_that_may_cost_too_much_is_refused_before_the_first_call(tree, l
     assert done.stderr.endswith("--max-usd: 1 may not be enough for 200 calls; ask for fewer\n")
 
 
-def test_prices_are_given_known_or_nobodys():
-    assert price_of("luna-tutor/arithmetic") == Price(0.0, 0.0)
-    known = price_of("openai/gpt-4o-mini")
+def test_prices_are_given_set_known_or_nobodys():
+    assert price_of(Endpoint(model="luna-tutor/arithmetic")) == Price(0.0, 0.0)
+    mini = Endpoint(model="openai/gpt-4o-mini")
+    known = price_of(mini)
     assert known is not None
     assert known.completion > known.prompt > 0
     assert known.usd(1_000_000, 0) == known.prompt
-    assert price_of("hosted_vllm/gpt-4o-mini") is None, "your own server has no list price"
-    assert price_of("openai/gpt-4o-mini", 1.0, 2.0) == Price(1.0, 2.0)
+    assert price_of(Endpoint(model="hosted_vllm/gpt-4o-mini")) is None, "your own server has no list price"
+    assert price_of(Endpoint(model="hosted_vllm/m", price="free")) == Price(0.0, 0.0)
+    own = Endpoint.model_validate({"model": "openai/gpt-4o-mini", "price": {"prompt": 3.0, "completion": 15.0}})
+    assert price_of(own) == Price(3.0, 15.0), "what the settings say comes before LiteLLM's table"
+    assert price_of(own, 1.0, 2.0) == Price(1.0, 2.0)
     with pytest.raises(BadSettings, match="belong together"):
-        price_of("openai/gpt-4o-mini", prompt=1.0)
+        price_of(mini, prompt=1.0)
+
+
+def test_the_price_in_the_settings_is_the_reports(tree):
+    """A tree that pays for its teacher by a contract of its own."""
+    _write_tree(tree)
+    preset = yaml.safe_load((tree / "presets" / "embedded.yaml").read_text())
+    preset["teacher"] |= {"model": "hosted_vllm/m", "price": {"prompt": 0.0, "completion": 5.0}}
+    (tree / "presets" / "embedded.yaml").write_text(yaml.safe_dump(preset))
+    _, report = _compare(tree)
+    assert [row["usd_per_example"] for row in report["approaches"]] == [pytest.approx(200 * 5e-6)] * 2
 
 
 # ---------------------------------------------------------------- the data of a tree

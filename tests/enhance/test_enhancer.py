@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from luna.arithmetic.problems import SKILLS, sample
 from luna.arithmetic.wording import ask
 from luna.cli import app
-from luna.enhance import StudentTeacherConfig, ThinkingEnhancer
+from luna.enhance import StudentTeacherConfig, ThinkingEnhancer, hints
 from luna.enhance.enhancer import failed_file
 from luna.enhance.hints import SAFE_HINT
 from luna.enhance.thinking import AHA
@@ -24,6 +24,7 @@ from luna.errors import BadRecord, BadSettings
 from luna.records import read_lines, write_lines
 
 REPO = Path(__file__).parents[2]
+HINT = "Look at the second sentence again."  # as the teacher of `roles` says it
 ADDED = {"original_thinking", "thinking", "thinking_iterations", "thinking_converged"}
 
 
@@ -149,6 +150,26 @@ def test_the_same_again_asks_nobody_and_writes_the_same_bytes(roles: Any, tmp_pa
     _enhance(roles, tmp_path, RECORDS)
     assert (tmp_path / "out.jsonl").read_bytes() == first
     assert len(roles.requests) == asked
+
+
+def test_another_judge_and_another_parser_repeat_no_call(
+    roles: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent() -> dict[str, list[str]]:
+        return {role: [json.dumps(one) for one in roles.asked(role)] for role in ("student", "teacher", "judge")}
+
+    _enhance(roles, tmp_path, RECORDS)
+    before = sent()
+    _enhance(roles, tmp_path, RECORDS, judge_model="hosted_vllm/other")
+    after = sent()
+    assert (after["student"], after["teacher"]) == (before["student"], before["teacher"])
+    assert len(after["judge"]) == 2 * len(before["judge"])
+    parsed = hints.parse_hint
+    monkeypatch.setattr(hints, "parse_hint", lambda text: parsed(text).upper())
+    _, out = _enhance(roles, tmp_path, RECORDS)
+    assert f"Hint: {HINT.upper()}" in out[0]["metadata"]["thinking"]
+    for role, bodies in sent().items():
+        assert len(set(bodies)) == len(bodies), f"{role}: what a new hint changes is asked, and nothing again"
 
 
 def test_a_leaking_hint_is_asked_for_again_then_replaced_and_never_stored(roles: Any, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_teacher_over_http_with_templates_of_your_own(tmp_path, loopback_teach
     assert "share 80%" in (tmp_path / "x.md").read_text()
 
 
-def test_provider_and_model_make_the_name_and_leave_no_foreign_address():
+def test_provider_and_model_make_the_name_and_leave_no_foreign_address_or_price():
     settings = load_settings(ROOT)
     changed = with_options(settings, provider="openai", model="gpt-4o-mini", subject="code", seed=5, num_examples=7)
     assert (changed.preset.teacher.model, changed.preset.teacher.api_base) == ("openai/gpt-4o-mini", None)
@@ -66,6 +66,9 @@ def test_provider_and_model_make_the_name_and_leave_no_foreign_address():
     assert (changed.params.seed, changed.params.generate.num_examples, changed.preset.subject) == (5, 7, "code")
     assert with_options(settings, model="openai/gpt-4o").preset.teacher.model == "openai/gpt-4o"
     assert with_options(settings) == settings
+    paid = settings.preset.teacher.model_copy(update={"price": "free"})
+    settings = settings.model_copy(update={"preset": settings.preset.model_copy(update={"teacher": paid})})
+    assert with_options(settings, model="openai/gpt-4o").preset.teacher.price is None, "it is not free for that"
     assert with_options(settings, mode="curriculum").params.generate.mix == {"curriculum": 1.0}
     assert with_options(settings, mix="self-instruct-first").params.generate.mix == "self-instruct-first"
 

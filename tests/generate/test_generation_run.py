@@ -233,6 +233,17 @@ def test_a_second_run_and_a_changed_parser_ask_the_teacher_nothing(clumsy_teache
     assert clumsy_teacher.asked.total() == paid
 
 
+def test_changed_thresholds_and_limits_ask_the_teacher_nothing(clumsy_teacher, tmp_path):
+    def once(settings):
+        return generate(settings, None, Client(settings.preset.teacher, "teacher", Journal(tmp_path / "j"), "G1"))
+
+    first, paid = once(_settings(6, subject="code", teacher=clumsy_teacher.endpoint)), clumsy_teacher.asked.total()
+    limits = {"max_failed": 0.5, "concurrency": 3, "max_retries": 1, "timeout": 9.0, "max_tokens_total": 10**6}
+    changed = clumsy_teacher.endpoint.model_copy(update=limits)
+    assert once(_settings(6, subject="code", near_duplicates=0.95, teacher=changed)).records == first.records
+    assert clumsy_teacher.asked.total() == paid
+
+
 GOOD = '{"question": "Q%s", "thinking": "t", "answer": 1}'
 MENDABLE = "{'question': 'Q%s', 'thinking': 't', 'answer': 1,}"
 

@@ -1,13 +1,19 @@
 """Caps that hold: over many calls at once, over restarts, over calls whose reply was lost."""
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from asking import requests as _requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from luna.errors import TeacherError
-from luna.llm.budget import rate_of
+from luna.llm.budget import Budget, rate_of
+from luna.llm.calls import Reply
 from luna.llm.client import Client
+from luna.llm.faults import Refusal, Setback
 from luna.llm.journal import Journal, journal_file
 from luna.settings import Endpoint, load_preset
 
@@ -47,6 +53,50 @@ def test_a_cap_ends_the_run_in_one_line_and_keeps_what_came_in(chat_server, tmp_
     with pytest.raises(TeacherError, match="17 of 50"):
         _client(chat_server, tmp_path, **cap).ask_all(_requests(50))
     assert len(chat_server.requests) == 17, "the cap counts over restarts"
+
+
+CALLS = st.tuples(st.integers(0, 30), st.sampled_from(["replied", "lost", "refused"]), st.integers(0, 3))
+
+
+@settings(max_examples=15)  # each writes a journal of its own to the disk
+@given(st.lists(CALLS, min_size=1, max_size=25), st.integers(1, 8), st.integers(20, 300))
+def test_a_cap_is_never_exceeded_however_many_are_out_and_however_they_end(tmp_path_factory, calls, at_once, cap):
+    """Replies take up to what was set aside for them, in any order; the journal counts what is out too."""
+    journal = Journal(journal_file(tmp_path_factory.mktemp("run")))
+    endpoint = Endpoint(model="m", max_tokens=30, max_tokens_total=cap)
+    budget, request = Budget(endpoint, "teacher", None, journal, "G1"), _requests(1)[0]
+    spent = []
+
+    async def one(number: int, tokens: int, end: str, turns: int) -> None:
+        async with slots:
+            held = await budget.reserve(request)
+            spent.append(journal.spent("G1/teacher")[0])
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if end == "replied":
+                budget.keep(held, str(number), Reply("text", request.tokens, tokens))
+            else:
+                budget.write_off(held, Setback("", lost=True) if end == "lost" else Refusal("", 400, False))
+
+    async def all_() -> None:
+        await asyncio.gather(*[one(number, *call) for number, call in enumerate(calls)], return_exceptions=True)
+        spent.append(journal.spent("G1/teacher")[0])
+
+    slots = asyncio.Semaphore(at_once)
+    asyncio.run(all_())
+    journal.close()
+    assert max(spent) <= cap
+    assert len(spent) > 1 or request.tokens + 30 > cap, "what fits is let in"
+
+
+def test_a_reply_dearer_than_was_set_aside_is_the_last_one(chat_server, tmp_path):
+    """The server counts more tokens than anybody could tell; what was out goes over the cap, and nothing after it."""
+    client = _client(chat_server, tmp_path, max_tokens_total=2 * RESERVED, concurrency=1)
+    kept = client._caller.budget.keep
+    client._caller.budget.keep = lambda held, key, reply: kept(held, key, replace(reply, prompt_tokens=50))
+    with pytest.raises(TeacherError, match="52 of 40 tokens are used"):
+        client.ask_all(_requests(9))
+    assert len(chat_server.requests) == 1
 
 
 def test_more_room_goes_on_from_where_it_ended(chat_server, tmp_path):

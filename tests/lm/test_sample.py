@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from luna.lm.sample import Decoding, sample_replies
+from luna.lm.sample import Decoding, sample_ids, sample_replies
 
 QUESTIONS = ["Hi", "What is 2 + 2? Say what you know.", "Why do you think so?", "def add(a, b):", "so?"]
 
@@ -75,6 +75,18 @@ def test_reply_stops_at_every_end_of_turn(speaker):
         reply = generated(model, prompt, 12)
         assert text == tokenizer.decode(reply[: reply.index(stop)] if stop in reply else reply)
     assert len(generated(model, prompts[0], 12)) == 5
+
+
+def test_a_reply_ends_with_the_token_that_completes_a_stop(speaker):
+    model, tokenizer = speaker
+    prompts = prompts_for(tokenizer)
+    whole = sample_ids(model, tokenizer, prompts, Decoding(max_new_tokens=12), seed=0)
+    stop = tokenizer.decode(whole[0])[2:4]
+    found = sample_ids(model, tokenizer, prompts, Decoding(max_new_tokens=12, stop=(stop,)), seed=0)
+    for before, after in zip(whole, found, strict=True):
+        ends = [n for n in range(1, len(before) + 1) if stop in tokenizer.decode(before[:n])]
+        assert after == before[: min(ends, default=len(before))]
+    assert len(found[0]) < len(whole[0])
 
 
 def test_sampled_run_repeats_and_follows_its_seed(speaker):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from luna.errors import BadSettings
 from luna.llm import tutor
 from luna.llm.transport import load_litellm
+from luna.settings import Endpoint
 
 MILLION = 1_000_000
 
@@ -20,8 +21,8 @@ class Price(NamedTuple):
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / MILLION
 
 
-def price_of(model: str, prompt: float | None = None, completion: float | None = None) -> Price | None:
-    """The price that is given, or the one that LiteLLM knows for a model; the tutor is free. None: nobody knows.
+def price_of(endpoint: Endpoint, prompt: float | None = None, completion: float | None = None) -> Price | None:
+    """The price that is given, else the settings' own, else LiteLLM's; the tutor is free. None: nobody knows.
 
     Args:
         prompt, completion: USD for a million tokens, both or none.
@@ -33,9 +34,11 @@ def price_of(model: str, prompt: float | None = None, completion: float | None =
         raise BadSettings("--price-prompt and --price-completion belong together; give both, USD per million tokens")
     if prompt is not None and completion is not None:
         return Price(prompt, completion)
-    provider, _, name = model.partition("/")
-    if provider == tutor.PROVIDER:
+    provider, _, name = endpoint.model.partition("/")
+    if provider == tutor.PROVIDER or endpoint.price == "free":
         return Price(0.0, 0.0)
+    if endpoint.price is not None:
+        return Price(endpoint.price.prompt, endpoint.price.completion)
     return _known(provider, name)
 
 

@@ -73,14 +73,14 @@ def compare_approaches(
     """Compare the approaches of the data in a tree, or of a pilot, and write the report to `out`.
 
     Args:
-        price: USD for a million tokens of prompt and completion, where LiteLLM does not know them or you pay others.
+        price: USD for a million tokens of prompt and completion; None: as `teacher.price` or LiteLLM says.
         runs: trees of other runs, whose models are listed beside those of the tags.
 
     Raises:
         BadSettings: the pilot may cost more than it is allowed to, or its price is not known.
         TeacherError, BadRecord: the samples cannot be had.
     """
-    told = price_of(settings.preset.teacher.model, *price)
+    told = price_of(settings.preset.teacher, *price)
     samples = from_tree(root) if pilot is None else _ask(settings, root, pilot, told)
     report = _report(settings, samples, told, trained_models(root, runs))
     made = "the data of this tree" if pilot is None else f"a pilot of {pilot.examples} examples of each"
@@ -111,7 +111,9 @@ def _ask(settings: Settings, root: Path, pilot: Pilot, price: Price | None) -> l
     say(f"pilot  {calls} calls, {'price unknown' if most is None else f'at most about {most:.2f} USD'} before retries")
     if pilot.max_usd is not None and (most is None or most > pilot.max_usd):
         known = (
-            "its price is not known; give --price-prompt and --price-completion" if most is None else "ask for fewer"
+            "its price is not known; set teacher.price, or give --price-prompt and --price-completion"
+            if most is None
+            else "ask for fewer"
         )
         raise BadSettings(f"--max-usd: {pilot.max_usd:g} may not be enough for {calls} calls; {known}")
     judge = make_judge(pilot.judge, journal, settings.params.generation) if pilot.judge is not None else None

@@ -56,10 +56,10 @@ def _replaced(generation: Generation, asked: dict[str, Any]) -> Generation:
 
 
 def _teacher(teacher: Endpoint, provider: str | None, model: str | None, api_base: str | None) -> Endpoint:
-    """Another teacher is another endpoint: the address of the preset's is not carried over."""
+    """Another teacher is another endpoint: address and price of the preset's are not carried over."""
     if provider is None and model is None and api_base is None:
         return teacher
     if model is None:
         raise BadSettings("--model: is missing; name one, such as --provider openai --model gpt-4o-mini")
     name = model if provider is None or model.startswith(f"{provider}/") else f"{provider}/{model}"
-    return teacher.model_copy(update={"model": name, "api_base": api_base})
+    return teacher.model_copy(update={"model": name, "api_base": api_base, "price": None})

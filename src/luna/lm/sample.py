@@ -20,6 +20,8 @@ THINKING_SHARE = 0.8  # of max_new_tokens; what is left is for the answer
 class Decoding:
     """How replies are drawn. `temperature` 0 is greedy; `max_new_tokens` cuts a reply that does not end by itself.
 
+    A reply also ends with the token that completes one of the texts in `stop`.
+
     Where the tokenizer has `<think>` and `</think>` as tokens, a reply thinks at most once, and thinking that runs
     over its share of the tokens is closed so that an answer follows (budget forcing; N. Muennighoff et al., "s1:
     Simple test-time scaling", 2025).
@@ -28,6 +30,7 @@ class Decoding:
     temperature: float = 0.0
     max_new_tokens: int = 256
     batch_size: int = 128
+    stop: tuple[str, ...] = ()
 
     @property
     def thinking_budget(self) -> int:
@@ -47,23 +50,36 @@ def sample_replies(
     Special tokens inside a reply (such as `<think>`) are kept; the end-of-turn token is not.
     `on_progress` is called with the number of prompts just finished.
     """
+    replies = sample_ids(model, tokenizer, prompts, decoding, seed, on_progress)
+    texts: list[str] = tokenizer.batch_decode(replies, skip_special_tokens=False)
+    return texts
+
+
+def sample_ids(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[list[int]],
+    decoding: Decoding,
+    seed: int,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> list[list[int]]:
+    """`sample_replies` as token ids. A reply of `max_new_tokens` tokens was cut; shorter ones ended by themselves."""
     import torch
 
     generator = torch.Generator(device=model.device).manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    texts = [""] * len(prompts)
+    replies: list[list[int]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
     with torch.inference_mode():
         for start in range(0, len(order), decoding.batch_size):
             rows = order[start : start + decoding.batch_size]
-            replies = _sample_batch(model, tokenizer, [prompts[i] for i in rows], decoding, generator)
-            decoded = tokenizer.batch_decode(replies, skip_special_tokens=False)
-            for i, text in zip(rows, decoded, strict=True):
-                texts[i] = text
+            drawn = _sample_batch(model, tokenizer, [prompts[i] for i in rows], decoding, generator)
+            for i, reply in zip(rows, drawn, strict=True):
+                replies[i] = reply
             on_progress(len(rows))
     model.train(was_training)
-    return texts
+    return replies
 
 
 def _sample_batch(
@@ -100,8 +116,10 @@ def _sample_batch(
         going: list[int] = []
         for row, token in enumerate(next_B.tolist()):
             if token not in stop_ids:
-                replies[alive[row]].append(token)
-                going.append(row)
+                reply = replies[alive[row]]
+                reply.append(token)
+                if not _holds_stop(tokenizer, reply, decoding.stop):
+                    going.append(row)
         if not going:
             break
         if len(going) < len(alive):
@@ -164,6 +182,11 @@ def _stop_ids(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") ->
     configured = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
     return {token for token in [tokenizer.eos_token_id, *listed] if token is not None}
+
+
+def _holds_stop(tokenizer: "PreTrainedTokenizerBase", reply: list[int], stop: tuple[str, ...]) -> bool:
+    """Whether a text that ends replies stands in this one; a stop may begin and end within tokens."""
+    return bool(stop) and any(text in tokenizer.decode(reply) for text in stop)
 
 
 def _left_pad(

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from luna.generations.at_tag import GenerationMissing, at_tag
-from luna.lm.weights import weights_sha256
+from luna.generations.at_tag import GenerationMissing
+from luna.generations.weights_at_tag import bring_weights
 from luna.outputs import replacing
 from luna.settings import Settings
 
@@ -49,12 +49,8 @@ def _base(settings: Settings) -> Json:
 
 
 def _bring(root: Path, tag: str, noted: str | None, target: Path, path: str) -> Json:
-    with at_tag(root, tag, "its weights are") as generation:
-        generation.files.get("models/luna", str(target), recursive=True)
-        said = json.loads(generation.files.read_text("generation.json"))
-    found = weights_sha256(target)
-    if said.get("weights_sha256") != found or said.get("generation") != tag:
-        raise GenerationMissing(f"params.yaml: {tag}: the weights do not match its generation.json; run `dvc fetch -T`")
+    said = bring_weights(root, tag, target)
+    found = said["weights_sha256"]
     if noted is not None and noted != found:
         raise GenerationMissing(
             f"params.yaml: {tag}: the tag was moved to other weights since `luna next` named it; set its sha256 to null"
