@@ -16,17 +16,21 @@ test: install-dev lint types
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
-$(VENV)/.installed: pyproject.toml
+# One call for all, so that pip looks for versions that go together once; what is never imported is never compiled.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0 --editable
+
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "make: Luna needs Python 3.11 or newer; run make PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/pip
+	$(PIP) .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
+	$(PIP) '.[dev]'
+	@touch $(VENV)/.installed $@
 
 lint: install-dev
 	ruff check .
