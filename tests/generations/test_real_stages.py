@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-KILLS, LONGEST = 4, 14  # how often, and seconds after which each call is killed at the latest
+KILLS, LONGEST = 3, 14  # how often, and seconds after which each call is killed at the latest
 PARAMS = {
     "preset": "smoke",
     "threads": 1,

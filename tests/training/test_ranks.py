@@ -107,28 +107,44 @@ def _same_weights(one: str, other: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)], ids=["full weights", "lora"])
-def test_two_ranks_learn_what_one_does(
-    luna_root: Path, tiny_settings: Make, accepted_records: list[Record], lora: Lora | None
+def test_a_stage_on_two_ranks_tunes_as_it_does_on_one(
+    luna_root: Path, tiny_settings: Make, accepted_records: list[Record]
 ) -> None:
-    Path("data").mkdir()
-    write_records(Path("data/judged.jsonl"), accepted_records[:9])
-    Path("data/replay.jsonl").touch()
-    records = read_records(Path("data/judged.jsonl"))
-    alone = _settings(tiny_settings, lora, batch_size=4)
-    set_reproducible(0, 1)
-    one_tuned = fine_tune(alone, records, luna_root, Path("models/one-sft"), Path(".luna/one"))
-
+    records = _write_data(accepted_records)
+    lora = Lora(rank=2, alpha=4)
+    one = fine_tune(
+        _settings(tiny_settings, lora, batch_size=4), records, luna_root, Path("models/one"), Path(".luna/one")
+    )
     _write_settings(_settings(tiny_settings, lora, batch_size=2))
     said = _torchrun(REPO / "stages" / "train_sft.py")
     tuned = json.loads(Path("metrics/train_sft.json").read_text())
     assert said.stdout.count("the student starts from") == 1
-    assert tuned["final_loss"] == pytest.approx(one_tuned.metrics["final_loss"], rel=1e-5)
-    assert {**tuned, "final_loss": 0, "tokens_seen": 0} == {**one_tuned.metrics, "final_loss": 0, "tokens_seen": 0}
-    _same_weights("models/one-sft", "models/sft")
+    assert tuned["final_loss"] == pytest.approx(one.metrics["final_loss"], rel=1e-5)
+    assert {**tuned, "final_loss": 0, "tokens_seen": 0} == {**one.metrics, "final_loss": 0, "tokens_seen": 0}
+    _same_weights("models/one", "models/sft")
 
+
+def _write_data(accepted_records: list[Record]) -> list[Record]:
+    """Data as a stage finds it, and the records read back from it."""
+    set_reproducible(0, 1)
+    Path("data").mkdir()
+    write_records(Path("data/judged.jsonl"), accepted_records[:9])
+    Path("data/replay.jsonl").touch()
+    return read_records(Path("data/judged.jsonl"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)], ids=["full weights", "lora"])
+def test_two_ranks_learn_what_one_does(
+    luna_root: Path, tiny_settings: Make, accepted_records: list[Record], lora: Lora | None
+) -> None:
+    records = _write_data(accepted_records)
+    alone = _settings(tiny_settings, lora, batch_size=4)
+    fine_tune(alone, records, luna_root, Path("models/sft"), Path(".luna/one"))
     one = distill(alone, records, luna_root, Path("models/one"), Path(".luna/one"))
     shutil.rmtree(".luna/teacher_states")
+    _write_settings(_settings(tiny_settings, lora, batch_size=2))
     Path("child.py").write_text(CHILD)
     said = _torchrun("child.py").stdout
     first, second = (json.loads(Path(f"two-{rank}.json").read_text()) for rank in (0, 1))
@@ -143,7 +159,7 @@ def test_two_ranks_learn_what_one_does(
     assert 0 < first["metrics"]["t1_only"] < 1
     _same_weights("models/one", "models/two")
     left = {path.name for path in Path("models").iterdir()}
-    assert left == {"again", "base", "one", "one-sft", "sft", "teachers", "two", "whole"}
+    assert left == {"again", "base", "one", "sft", "teachers", "two", "whole"}
 
 
 SHARED = """
@@ -178,9 +194,7 @@ with running("distill", torch=True, ranks=True) as settings:
 def test_two_ranks_that_hold_half_of_every_weight_learn_what_one_does(
     luna_root: Path, tiny_settings: Make, accepted_records: list[Record], lora: Lora | None
 ) -> None:
-    Path("data").mkdir()
-    write_records(Path("data/judged.jsonl"), accepted_records[:9])
-    records = read_records(Path("data/judged.jsonl"))
+    records = _write_data(accepted_records)
 
     def settings(batch_size: int, shard: bool) -> Settings:
         asked = _settings(tiny_settings, lora, batch_size)
