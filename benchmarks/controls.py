@@ -107,8 +107,10 @@ def grow(folder: Path, name: str, metrics: Path, *, arms: bool) -> None:
     train = [sys.executable, str(Path(__file__).resolve()), "--work", str(folder), "--seeds", "0", "--arms-only"]
     with (folder.parent / f"{folder.name}.log").open("a") as log:
 
-        def run(command: list[str]) -> None:
-            subprocess.run(command, cwd=folder, env=environment, check=True, stdout=log, stderr=log)
+        def run(command: list[str], expected: int = 0) -> None:
+            done = subprocess.run(command, cwd=folder, env=environment, check=False, stdout=log, stderr=log)
+            if done.returncode not in (0, expected):
+                raise SystemExit(f"{' '.join(command)} failed; see {log.name}")
 
         start = time.perf_counter(), cpu_seconds()
         if name != FIRST:
@@ -118,7 +120,7 @@ def grow(folder: Path, name: str, metrics: Path, *, arms: bool) -> None:
         run([*train, "--armed", str(int(arms))])
         read = {key: json.loads((folder / f"metrics/{key}.json").read_text()) for key in ("enhance", "eval", "distill")}
         verdict = json.loads((folder / "generation.json").read_text())["verdict"]
-        run(["luna", "release"])
+        run(["luna", "release"], expected=2)  # its status where a generation was rejected
     trained = json.loads(arms_of(folder, name).read_text())
     found = {"arms": trained, "verdict": verdict, "cost": cost, **read}
     metrics.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
