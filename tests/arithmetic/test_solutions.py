@@ -103,10 +103,17 @@ def test_a_plain_question_may_use_any_sign_of_subtraction(sign: str) -> None:
     assert read(f"Please take 52 {sign} 9") == Problem((Step("-", 52, 9),))
 
 
+@pytest.mark.parametrize("question", ["What is (31-12)*4?", "Compute 31-12, then *4."])
+def test_two_steps_in_signs_are_read_though_they_are_never_asked(question: str) -> None:
+    assert read(question) == Problem((Step("-", 31, 12), Step("*", 19, 4)))
+
+
 @pytest.mark.parametrize(
     "question",
     [
         "Why is the sky blue?",
+        "What is 10-(3+4)*2?",
+        "What is 2.5+4, then +3?",
         "What is 15?",
         "Is 3+4 less than 5+6?",
         "What is 12 + 34 + 56?",

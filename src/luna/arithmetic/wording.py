@@ -56,7 +56,7 @@ FORMS = (
     Form("Compute {a}{op}{b}, then {word2} {c}.", 2),
     Form("What is {a} {word} {b}, then {word2} {c}?", 2),
 )
-ALSO_READ = (Form("({a}{op}{b}){op2}{c}", 2), Form("{a}{op}{b}, then {op2}{c}", 2))
+ALSO_READ = (Form("What is ({a}{op}{b}){op2}{c}?", 2), Form("Compute {a}{op}{b}, then {op2}{c}.", 2))
 _WORDS = {"+": "plus", "-": "minus", "*": "times"}
 _PATTERNS = [(form, form.pattern()) for form in (*FORMS, *ALSO_READ)]
 
