@@ -16,8 +16,8 @@ test: install-dev lint types
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
-# One call for all, so that pip looks for versions that go together once; what is never imported is never compiled.
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile torch==2.13.0 --editable
+# One call for all, so that pip looks for versions that go together once.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 --editable
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
