@@ -69,6 +69,7 @@ class Generation(_Section):
     templates: str | None = None  # a file of your own templates; None: those of the preset's subject
     focus: dict[str, Positive] = {}  # categories and areas asked for this many times as often as the others
     frontier: Share | None = None  # ask harder until only this share is right at first; None: all skills alike
+    reach: Share | None = None  # the first level the parent answers less of is the last one asked; None: all are
     near_duplicates: Annotated[float, Field(ge=0.5, le=1.0)] | None = 0.8  # questions this similar are one; None: off
 
     @model_validator(mode="after")
@@ -206,10 +207,10 @@ class Scratch(_Section):
 
 
 class Documents(_Section):
-    """One kind of document: its share, and weights of the levels 1, 2, 3, 4 of its problems."""
+    """One kind of document: its share, and weights of the levels 1 to 6 of its problems."""
 
     share: Share
-    levels: Annotated[list[float], Field(min_length=4, max_length=4)] = [1.0, 1.0, 1.0, 1.0]
+    levels: Annotated[list[float], Field(min_length=6, max_length=6)] = [1.0] * 6
 
 
 class Rung(_Section):

@@ -30,7 +30,7 @@ from luna.eval_set.items import EvalItem, make_items
 from luna.settings import Evaluation
 
 KINDS = get_args(Kind)
-LEVELS = level_weights([1.0, 1.0, 1.0, 1.0])
+LEVELS = level_weights([1.0] * 6)
 HEADING = re.compile(r"^(\d+)([-+*])(\d+)$", re.MULTILINE)
 seeds = st.integers(0, 2**32)
 skills = st.sampled_from(list(SKILLS.values()))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from luna.arithmetic.problems import SKILLS
-from luna.frontier.run import STEEPEST, find_frontier, smoothed, weigh
-from luna.settings import Settings
+from luna.arithmetic.problems import LEVELS, SKILLS
+from luna.frontier.run import STEEPEST, find_frontier, last_level, smoothed, weigh
+from luna.settings import Documents, Settings
 
 ACCURACIES = st.dictionaries(st.text("abcdefgh", min_size=1), st.floats(0.0, 1.0), min_size=1, max_size=15)
 
@@ -71,13 +71,41 @@ def test_few_questions_are_drawn_toward_one_half(questions: int, data: st.DataOb
     assert abs(smoothed(share, 10_000) - share) < 1e-4
 
 
+def _knows(*by_level: float) -> dict[str, float]:
+    return {name: by_level[skill.level - 1] for name, skill in SKILLS.items()}
+
+
+@pytest.mark.parametrize(
+    ("by_level", "last"),
+    [
+        ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 1),
+        ((0.7, 0.5, 0.4, 0.0, 0.0, 0.0), 4),
+        ((0.7, 0.2, 0.4, 0.1, 0.0, 0.0), 4),  # a share that is just reached is enough
+        ((0.7, 0.1, 0.9, 0.9, 0.9, 0.9), 2),  # what comes easier than what lies before it is not asked yet
+        ((1.0, 1.0, 1.0, 1.0, 1.0, 1.0), 6),
+    ],
+)
+def test_levels_are_asked_up_to_the_first_one_out_of_reach(by_level: tuple[float, ...], last: int) -> None:
+    assert last_level(_knows(*by_level), 0.2) == last
+
+
+def test_without_a_reach_all_levels_are_asked() -> None:
+    assert last_level(_knows(0.0, 0.0, 0.0, 0.0, 0.0, 0.0), None) == LEVELS == len(Documents(share=1.0).levels)
+
+
+def test_a_level_is_reached_by_the_mean_of_its_skills() -> None:
+    assert last_level(_knows(0.0, 0.5, 0.5, 0.5, 0.5, 0.5) | {"add2": 0.61}, 0.2) == LEVELS
+    assert last_level(_knows(0.0, 0.5, 0.5, 0.5, 0.5, 0.5) | {"add2": 0.59}, 0.2) == 1
+
+
 def test_a_model_that_knows_nothing_is_asked_evenly(luna_root: Path, tiny_settings: Callable[..., Settings]) -> None:
     """Random weights answer nothing, so there is no skill to prefer; the metrics can be written as JSON."""
-    generate = tiny_settings().params.generate.model_copy(update={"frontier": 0.5})
+    generate = tiny_settings().params.generate.model_copy(update={"frontier": 0.5, "reach": 0.2})
     found = find_frontier(tiny_settings({"generate": generate}), luna_root)
     assert found["accuracy"] == 0.0
-    assert found["by_skill"].keys() == found["weights"].keys() == SKILLS.keys()
-    assert list(found["weights"].values()) == pytest.approx([1 / len(SKILLS)] * len(SKILLS))
+    easiest = [name for name, skill in SKILLS.items() if skill.level == 1]
+    assert found["by_skill"].keys() == SKILLS.keys()
+    assert (found["last_level"], found["weights"]) == (1, pytest.approx(dict.fromkeys(easiest, 1 / len(easiest))))
     assert json.loads(json.dumps(found)) == found
 
 
@@ -85,7 +113,7 @@ def test_without_a_target_or_outside_of_arithmetic_nothing_is_probed(
     tmp_path: Path, tiny_settings: Callable[..., Settings]
 ) -> None:
     nothing = {"accuracy": None, "weights": None}
-    off = tiny_settings().params.generate.model_copy(update={"frontier": None})
+    off = tiny_settings().params.generate.model_copy(update={"frontier": None, "reach": None})
     on = tiny_settings().params.generate.model_copy(update={"frontier": 0.5})
     assert find_frontier(tiny_settings({"generate": off}), tmp_path) == nothing
     assert find_frontier(tiny_settings({"generate": on}, {"subject": "code"}), tmp_path) == nothing

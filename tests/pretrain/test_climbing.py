@@ -21,7 +21,7 @@ from luna.pretrain.probe import probe
 from luna.pretrain.run import write_base
 from luna.settings import Pretraining, Settings
 
-DOCUMENTS = {"repetition": {"share": 0.5}, "worked": {"share": 0.5, "levels": [1.0, 0.0, 0.0, 0.0]}}
+DOCUMENTS = {"repetition": {"share": 0.5}, "worked": {"share": 0.5, "levels": [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]}}
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from typing import Literal
 from luna.arithmetic.problems import Problem, Step, is_sealed, split_of
 
 Method = Literal["columns", "bare", "parts"]
-COLUMN_NAMES = ("ones", "tens", "hundreds", "thousands", "ten-thousands")
+COLUMN_NAMES = ("ones", "tens", "hundreds", "thousands", "ten-thousands", "hundred-thousands")
+LONGEST_IN_PARTS = 4  # digits; longer numbers make longer texts than a small model should have to write
 METHOD_WEIGHTS: dict[Method, float] = {"columns": 0.6, "bare": 0.2, "parts": 0.2}
 
 
@@ -73,11 +74,14 @@ def solve(problem: Problem, method: Method = "columns") -> list[str]:
 
 
 def choose_method(rng: random.Random, problem: Problem) -> Method:
-    """A method drawn by weight; `parts` only where no part is sealed or held out."""
+    """A method drawn by weight; `parts` only for short numbers and where no part is sealed or held out."""
     method = rng.choices(list(METHOD_WEIGHTS), list(METHOD_WEIGHTS.values()))[0]
-    if method == "parts" and not all(is_open(part) for step in problem.steps for part in part_steps(step)):
-        return "columns"
-    return method
+    return "columns" if method == "parts" and not _has_parts(problem) else method
+
+
+def _has_parts(problem: Problem) -> bool:
+    short = all(number < 10**LONGEST_IN_PARTS for number in problem.operands)
+    return short and all(is_open(part) for step in problem.steps for part in part_steps(step))
 
 
 def is_open(step: Step) -> bool:

@@ -21,7 +21,7 @@ Split = Literal["train", "probe", "eval"]
 
 SIGNS = {"plus": "+", "minus": "-", "times": "*", "x": "*", "×": "*", "·": "*", "−": "-"}
 OPERATION_NAMES = {"+": "addition", "-": "subtraction", "*": "multiplication"}
-DIGIT_NAMES = {2: "two-digit", 3: "three-digit", 4: "four-digit"}
+DIGIT_NAMES = {2: "two-digit", 3: "three-digit", 4: "four-digit", 5: "five-digit", 6: "six-digit"}
 LARGEST_MULTIPLIER = 5
 SEALED_PREFIXES = range(65, 75)
 
@@ -100,8 +100,11 @@ SKILLS: dict[str, Skill] = {
         *_single(3, level=2),
         *(_double(first, second) for first, second in ("++", "+-", "--", "-*", "*+", "**")),
         *_single(4, level=4),
+        *_single(5, level=5),
+        *_single(6, level=6),
     ]
 }
+LEVELS = max(skill.level for skill in SKILLS.values())
 SEALED_SKILLS: dict[str, Skill] = {
     skill.name: skill for skill in (_double("+", "*"), _double("-", "+"), _double("*", "-"))
 }
@@ -220,7 +223,7 @@ def holds_held_out(text: str) -> bool:
 
 
 def skill_of(problem: Problem) -> Skill | None:
-    """The skill a problem belongs to, or None where it lies outside the domain (five digits, say)."""
+    """The skill a problem belongs to, or None where it lies outside the domain (seven digits, say)."""
     ops = tuple(step.op for step in problem.steps)
     digits = len(str(problem.steps[0].a))
     candidates: Sequence[Skill] = [*SKILLS.values(), *SEALED_SKILLS.values()]

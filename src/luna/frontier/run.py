@@ -1,14 +1,18 @@
-"""Weights of skills such that no more than a wanted share of first attempts will be right.
+"""Weights of skills: what lies within the parent's reach, and no more of it than a share that it can do already.
 
-What the parent can do teaches little, so a strong parent is asked more of what it cannot. A weak one is asked all
-skills alike. The weights are exp(lambda * accuracy), with lambda <= 0 found by bisection so that the expected accuracy
-under the weights is the target: the least biased weights (of maximal entropy) with that expectation.
+Skills have levels, and what is far beyond a parent is no lesson for it yet: it is asked up to the first level of which
+it can do little. So every generation masters the next one.
+
+Of these skills, what the parent can do teaches little, so a strong parent is asked more of what it cannot. A weak one
+is asked all alike. The weights are exp(lambda * accuracy), with lambda <= 0 found by bisection so that the expected
+accuracy under the weights is the target: the least biased weights (of maximal entropy) with that expectation.
 """
 
 import math
 from pathlib import Path
 from typing import Any
 
+from luna.arithmetic.problems import LEVELS, SKILLS
 from luna.lm.load import load_model
 from luna.lm.sample import Decoding
 from luna.outputs import read_json
@@ -21,19 +25,34 @@ STEEPEST = 8.0  # bound of lambda: no skill is wiped out
 
 
 def find_frontier(settings: Settings, root: Path) -> dict[str, Any]:
-    """Probe the parent and weigh the skills; without a target all skills weigh the same."""
-    target = settings.params.generate.frontier
-    if target is None or settings.preset.subject != "arithmetic":
+    """Probe the parent and weigh the skills; with neither a target nor a reach all skills weigh the same."""
+    target, reach = settings.params.generate.frontier, settings.params.generate.reach
+    if (target is None and reach is None) or settings.preset.subject != "arithmetic":
         return {"accuracy": None, "weights": None}
     parent = read_json(root / "models" / "teachers" / "teachers.json")["parent"]["path"]
     loaded = load_model(parent, settings.preset.model, trainable=False)
     student = settings.preset.student
     decoding = Decoding(student.temperature, student.max_new_tokens, student.batch_size)
     found = probe(loaded.model, loaded.tokenizer, decoding, questions=QUESTIONS, seed=settings.params.seed)
-    accuracies = {name: smoothed(share, QUESTIONS) for name, share in found.by_skill.items()}
-    weights = weigh(accuracies, target)
-    say(f"frontier  the parent answers {found.accuracy:.3f} of the probe questions")
-    return {"accuracy": found.accuracy, "by_skill": found.by_skill, "weights": weights}
+    last = last_level(found.by_skill, reach)
+    asked = {name: share for name, share in found.by_skill.items() if SKILLS[name].level <= last}
+    accuracies = {name: smoothed(share, QUESTIONS) for name, share in asked.items()}
+    weights = weigh(accuracies, 1.0 if target is None else target)
+    say(f"frontier  the parent answers {found.accuracy:.3f} of the probe questions; level {last} is the last one asked")
+    return {"accuracy": found.accuracy, "by_skill": found.by_skill, "last_level": last, "weights": weights}
+
+
+def last_level(by_skill: dict[str, float], reach: float | None) -> int:
+    """The first level of which less than the share `reach` is answered right, or the highest one."""
+    levels = range(1, LEVELS + 1)
+    if reach is None:
+        return LEVELS
+    return next((level for level in levels if _of_level(by_skill, level) < reach), LEVELS)
+
+
+def _of_level(by_skill: dict[str, float], level: int) -> float:
+    shares = [share for name, share in by_skill.items() if SKILLS[name].level == level]
+    return sum(shares) / len(shares)
 
 
 def smoothed(share: float, questions: int) -> float:
