@@ -13,17 +13,15 @@ GPU they are what passes on the clock. The definition needs about 10 GB at 1,024
 """
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from machine import chart, machine, now, peak, reset_peak
 
 Json = dict[str, Any]
 Step = Callable[[], Any]
@@ -85,9 +83,9 @@ def measure_case(name: str, tokens: int, *, vocabulary: int, width: int, device:
     inputs = make_inputs(tokens, vocabulary, width, device, getattr(torch, dtype))
     step = STEPS[name](inputs)
     torch.mm(inputs["hidden"][:8].detach(), inputs["head"][:64].T)  # what the libraries hold is nobody's cost
-    before = _reset_peak(device)
-    seconds = _timed(step, device)
-    return {"seconds": seconds, "mb": (_peak(device) - before) / 2**20}
+    before, start = reset_peak(device), now(device)
+    step()
+    return {"seconds": now(device) - start, "mb": (peak(device) - before) / 2**20}
 
 
 def make_inputs(tokens: int, vocabulary: int, width: int, device: str, dtype: Any) -> Json:
@@ -226,49 +224,11 @@ STEPS: dict[str, Callable[[Json], Step]] = {
 }
 
 
-# ---------------------------------------------------------------- seconds, bytes, table
-
-
-def _timed(step: Step, device: str) -> float:
-    if device == "cpu":
-        start = time.process_time()
-        step()
-        return time.process_time() - start
-    import torch
-
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _reset_peak(device: str) -> int:
-    """Forget the peak so far; returns the bytes in use."""
-    if device == "cpu":
-        Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmRSS")
-    import torch
-
-    torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.memory_allocated()
-
-
-def _peak(device: str) -> int:
-    if device == "cpu":
-        return _status("VmHWM")
-    import torch
-
-    return torch.cuda.max_memory_allocated()
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+# ---------------------------------------------------------------- the table
 
 
 def render(found: dict[tuple[str, int], list[Json]], shape: Json, repeats: int) -> str:
-    """The table: medians, and seconds over the floor's with as many teachers."""
+    """The table: medians, and seconds over the floor's with as many teachers; the latter as a picture too."""
     import torch
 
     middle = {
@@ -276,26 +236,22 @@ def render(found: dict[tuple[str, int], list[Json]], shape: Json, repeats: int) 
         for key, runs in found.items()
         if runs
     }
-    machine = torch.cuda.get_device_name() if shape["device"] == "cuda" else _processor()
     lines = [
-        f"{machine}, {shape['threads']} thread(s), torch {torch.__version__}, {shape['dtype']};"
+        f"{machine(shape['device'])}, {shape['threads']} thread(s), torch {torch.__version__}, {shape['dtype']};"
         f" V = {shape['vocabulary']:,}, d = {shape['width']}, frozen head; medians of {repeats} rounds.",
         "",
         "| case | teachers | tokens | extra memory, MB | seconds | x floor |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
+    ratios = {}
     for (name, tokens), run in middle.items():
         teachers = 2 if name in TWO_TEACHERS else 1
         least = middle.get(("floor" if teachers == 2 else "floor, 1 teacher", tokens))
         ratio = f"{run['seconds'] / least['seconds']:.2f}" if least else ""
+        if least and not name.startswith("floor"):
+            ratios[f"{name}, {tokens:,} tokens"] = run["seconds"] / least["seconds"]
         lines.append(f"| {name} | {teachers} | {tokens:,} | {run['mb']:,.0f} | {run['seconds']:.1f} | {ratio} |")
-    return "\n".join(lines)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
+    return "\n".join([*lines, "", chart("seconds, those of the bare matrix products = 1", ratios)])
 
 
 if __name__ == "__main__":

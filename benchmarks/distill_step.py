@@ -17,18 +17,17 @@ passes on the clock. Memory is the peak of the steps, everything included; weigh
 """
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from machine import chart, machine, now, peak, reset_peak
 
 Json = dict[str, Any]
 KEEPING, KEPT = "Luna, states being kept", "Luna, states kept, beta changed"
@@ -133,16 +132,16 @@ def measure(name: str, asked: Json, folder: Path) -> Json:
         torch.use_deterministic_algorithms(False)  # as TRL would run
     clock = _clock(asked["device"], case.samples_read)
     case.trainer.add_callback(clock)
-    _reset_peak(asked["device"])
+    reset_peak(asked["device"])
     case.trainer.train()
-    peak = _peak(asked["device"])
+    peak_mb = peak(asked["device"]) / 2**20
     case.finish()
     _, *counted = clock.seen
     base = [tensor for key, tensor in case.models[0].named_parameters() if "lora_" not in key]
     return {
         "seconds": statistics.median(seconds for seconds, _ in counted),
         "read": max(read for _, read in counted),
-        "peak_mb": peak / 2**20,
+        "peak_mb": peak_mb,
         "weights_mb": _bytes(tensor for model in case.models for tensor in model.parameters()) / 2**20,
         "base_mb": _bytes(base) / 2**20,
     }
@@ -373,7 +372,7 @@ CASES: dict[str, Prepare] = {
 }
 
 
-# ---------------------------------------------------------------- seconds, bytes, table
+# ---------------------------------------------------------------- clock and table
 
 
 def _clock(device: str, samples_read: Callable[[], int]) -> Any:
@@ -385,59 +384,27 @@ def _clock(device: str, samples_read: Callable[[], int]) -> Any:
             self.seen: list[tuple[float, int]] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.start, self.read = _now(device), samples_read()
+            self.start, self.read = now(device), samples_read()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seen.append((_now(device) - self.start, samples_read() - self.read))
+            self.seen.append((now(device) - self.start, samples_read() - self.read))
 
     return Clock()
 
 
-def _now(device: str) -> float:
-    if device == "cpu":
-        return time.process_time()
-    import torch
-
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _reset_peak(device: str) -> None:
-    """Forget the peak so far."""
-    if device == "cpu":
-        Path("/proc/self/clear_refs").write_text("5")
-        return
-    import torch
-
-    torch.cuda.reset_peak_memory_stats()
-
-
-def _peak(device: str) -> int:
-    if device == "cpu":
-        return _status("VmHWM")
-    import torch
-
-    return torch.cuda.max_memory_allocated()
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
-
-
 def render(found: dict[str, list[Json]], asked: Json, rounds: int) -> str:
-    """The table: medians, and what Luna's step takes of the others'."""
+    """The table: medians, and what a step takes beside Luna's; the latter as a picture too."""
     import torch
 
     middle = {
         name: {unit: statistics.median(run[unit] for run in runs) for unit in runs[0]} for name, runs in found.items()
     }
-    machine = torch.cuda.get_device_name() if asked["device"] == "cuda" else _processor()
     kind = "NF4" if asked["load_in_4bit"] else asked["dtype"]
     supervised = asked["batch"] * (asked["length"] - max(1, asked["prompt"]))
     lines = [
-        f"{machine}, {asked['threads']} thread(s), torch {torch.__version__}; {asked['shape']} in {kind}, LoRA of rank"
-        f" {asked['rank']}, {asked['batch']} x {asked['length']} tokens, {supervised:,} of them supervised; medians of"
+        f"{machine(asked['device'])}, {asked['threads']} thread(s), torch {torch.__version__};"
+        f" {asked['shape']} in {kind}, LoRA of rank {asked['rank']},"
+        f" {asked['batch']} x {asked['length']} tokens, {supervised:,} of them supervised; medians of"
         f" {rounds} round(s).",
         "",
         "| case | teachers | samples read by teachers | seconds a step | Luna, two teachers = 1 | peak memory, MB"
@@ -451,13 +418,8 @@ def render(found: dict[str, list[Json]], asked: Json, rounds: int) -> str:
             f"| {name} | {2 if name.startswith('Luna') else 1} | {run['read']:.0f} | {run['seconds']:.2f} | {ratio}"
             f" | {run['peak_mb']:,.0f} | {run['weights_mb']:,.0f} | {run['weights_mb'] / run['base_mb']:.2f} |"
         )
-    return "\n".join(lines)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
+    picture = chart("seconds a step", {name: run["seconds"] for name, run in middle.items()})
+    return "\n".join([*lines, "", picture])
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Generation(_Section):
     templates: str | None = None  # a file of your own templates; None: those of the preset's subject
     focus: dict[str, Positive] = {}  # categories and areas asked for this many times as often as the others
     frontier: Share | None = None  # ask harder until only this share is right at first; None: all skills alike
-    reach: Share | None = None  # the first level the parent answers less of is the last one asked; None: all are
+    reach: Share | None = None  # ask one level beyond those the parent answers so much of; None: all
     near_duplicates: Annotated[float, Field(ge=0.5, le=1.0)] | None = 0.8  # questions this similar are one; None: off
 
     @model_validator(mode="after")

@@ -80,12 +80,13 @@ def _knows(*by_level: float) -> dict[str, float]:
     [
         ((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), 1),
         ((0.7, 0.5, 0.4, 0.0, 0.0, 0.0), 4),
-        ((0.7, 0.2, 0.4, 0.1, 0.0, 0.0), 4),  # a share that is just reached is enough
-        ((0.7, 0.1, 0.9, 0.9, 0.9, 0.9), 2),  # what comes easier than what lies before it is not asked yet
+        ((0.7, 0.5, 0.2, 0.1, 0.0, 0.0), 4),  # a share that is just reached is enough
+        ((0.7, 0.1, 0.4, 0.0, 0.0, 0.0), 4),  # a gap below is asked, too
+        ((0.1, 0.1, 0.1, 0.1, 0.1, 0.0), 1),
         ((1.0, 1.0, 1.0, 1.0, 1.0, 1.0), 6),
     ],
 )
-def test_levels_are_asked_up_to_the_first_one_out_of_reach(by_level: tuple[float, ...], last: int) -> None:
+def test_levels_are_asked_one_beyond_the_highest_in_reach(by_level: tuple[float, ...], last: int) -> None:
     assert last_level(_knows(*by_level), 0.2) == last
 
 
@@ -94,8 +95,8 @@ def test_without_a_reach_all_levels_are_asked() -> None:
 
 
 def test_a_level_is_reached_by_the_mean_of_its_skills() -> None:
-    assert last_level(_knows(0.0, 0.5, 0.5, 0.5, 0.5, 0.5) | {"add2": 0.61}, 0.2) == LEVELS
-    assert last_level(_knows(0.0, 0.5, 0.5, 0.5, 0.5, 0.5) | {"add2": 0.59}, 0.2) == 1
+    assert last_level(_knows(0.5, 0.0, 0.0, 0.0, 0.0, 0.0) | {"add3": 0.61}, 0.2) == 3
+    assert last_level(_knows(0.5, 0.0, 0.0, 0.0, 0.0, 0.0) | {"add3": 0.59}, 0.2) == 2
 
 
 def test_a_model_that_knows_nothing_is_asked_evenly(luna_root: Path, tiny_settings: Callable[..., Settings]) -> None:

@@ -1,7 +1,7 @@
 """Weights of skills: what lies within the parent's reach, and no more of it than a share that it can do already.
 
-Skills have levels, and what is far beyond a parent is no lesson for it yet: it is asked up to the first level of which
-it can do little. So every generation masters the next one.
+Skills have levels, and what is far beyond a parent is no lesson for it yet: it is asked up to the level after the
+highest one of which it can do something. So every generation masters the next one.
 
 Of these skills, what the parent can do teaches little, so a strong parent is asked more of what it cannot. A weak one
 is asked all alike. The weights are exp(lambda * accuracy), with lambda <= 0 found by bisection so that the expected
@@ -43,11 +43,11 @@ def find_frontier(settings: Settings, root: Path) -> dict[str, Any]:
 
 
 def last_level(by_skill: dict[str, float], reach: float | None) -> int:
-    """The first level of which less than the share `reach` is answered right, or the highest one."""
-    levels = range(1, LEVELS + 1)
+    """The level after the highest one of which at least the share `reach` is answered right; without it the last."""
     if reach is None:
         return LEVELS
-    return next((level for level in levels if _of_level(by_skill, level) < reach), LEVELS)
+    reached = [level for level in range(1, LEVELS + 1) if _of_level(by_skill, level) >= reach]
+    return min(max(reached, default=0) + 1, LEVELS)
 
 
 def _of_level(by_skill: dict[str, float], level: int) -> float:
