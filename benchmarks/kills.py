@@ -180,7 +180,7 @@ def tiny_model(folder: Path) -> Path:
     from luna.lm.load import save_model
     from luna.lm.scratch import random_llama, train_tokenizer
 
-    rng, skills = random.Random(0), level_weights([1.0, 1.0, 1.0, 1.0])
+    rng, skills = random.Random(0), level_weights([1.0] * 6)
     documents = (document(rng, "worked", skills) for _ in range(300))
     tokenizer = train_tokenizer(("".join(segment.text for segment in one) for one in documents), 320)
     shape = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "max_length": 512}

@@ -20,7 +20,7 @@ import pytest
 
 from luna.arithmetic.corpus import document, level_weights, thinking_reply
 from luna.arithmetic.layouts import solve
-from luna.arithmetic.problems import SKILLS, Problem, sample
+from luna.arithmetic.problems import LEVELS, SKILLS, Problem, sample
 from luna.arithmetic.tutor import hint, judge
 from luna.arithmetic.wording import ask
 from luna.records import Record
@@ -67,7 +67,7 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from luna.lm.load import save_model
     from luna.lm.scratch import random_llama, train_tokenizer
 
-    rng, skills = random.Random(0), level_weights([1.0, 1.0, 1.0, 1.0])
+    rng, skills = random.Random(0), level_weights([1.0] * LEVELS)
     documents = [document(rng, kind, skills) for kind in ("worked", "hinted") for _ in range(200)]
     tokenizer = train_tokenizer(("".join(segment.text for segment in doc) for doc in documents), 320)
     shape = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "max_length": 512}

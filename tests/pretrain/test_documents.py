@@ -15,7 +15,7 @@ from luna.pretrain.documents import encode_corpus, text_of, write_corpus
 from luna.settings import Rung
 
 KINDS = get_args(Kind)
-LEVELS = level_weights([1.0, 1.0, 1.0, 1.0])
+LEVELS = level_weights([1.0] * 6)
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,12 @@ class TokenTrainer(SFTTrainer):  # type: ignore[misc]
             if adapter != "default":
                 shutil.rmtree(Path(output_dir or self.args.output_dir) / adapter, ignore_errors=True)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """A tied head is saved once, under the name of the embeddings: in a checkpoint it is not missing."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
