@@ -32,7 +32,7 @@ def test_the_tutor_judges_through_the_prompt_exactly_as_it_does_directly():
 
 def test_hints_come_through_and_get_firm_after_an_earlier_one():
     told = 0
-    for problem, question, attempt in _cases(200):
+    for problem, question, attempt in _cases(400):
         if judge(problem, attempt).correct:
             continue
         first = parse_hint(answer(hint_messages(question, attempt, [])))

@@ -22,7 +22,7 @@ from luna.training.trainer import TokenTrainer, make_trainer
 
 Make = Callable[..., Settings]
 STOPPING = Stopping(every=4, patience=2, held_out=0.25)
-STEPS = 60
+STEPS = 120
 
 
 def test_the_held_out_are_the_same_ones_in_both_rungs(accepted_records: list[Record]) -> None:
