@@ -8,8 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from luna.errors import LunaError
+from luna.evaluate.how import how_asked
 from luna.lm.chat import prompt_ids
 from luna.lm.ensemble import Ensemble
+from luna.lm.load import LoadedModel
 from luna.lm.sample import Decoding, sample_replies
 
 QUESTIONS = ["What is 12+13?", "Compute 3*4.", "Compute 52-17, then *2."]
@@ -52,6 +54,14 @@ def test_all_weight_on_one_member_is_that_member(models, tokenizer) -> None:
     assert alone[0] != alone[1]
     for weights, expected in zip(([1, 0], [0, 1]), alone, strict=True):
         assert _replies(Ensemble(copy.deepcopy([first, second]), weights), tokenizer) == expected
+
+
+def test_an_evaluation_asks_it_as_it_asks_one_model(models, tokenizer, tiny_settings) -> None:
+    kind = tiny_settings().preset.model
+    ways = [LoadedModel(model, tokenizer, kind) for model in (models[0], Ensemble(models))]
+    alone, together = (how_asked(way, [], Decoding(0.0, 5, 2), 0) for way in ways)
+    assert together == alone
+    assert together["dtype"] == "float32"
 
 
 def test_the_cache_changes_nothing(models) -> None:

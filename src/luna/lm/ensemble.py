@@ -32,7 +32,7 @@ class Ensemble(nn.Module):
         self.shares = [weight / sum(weights) for weight in weights]
         self.config = _config_of_all(members[0].config, len(members))
         self.generation_config = members[0].generation_config
-        self.device = members[0].device
+        self.device, self.dtype = members[0].device, members[0].dtype
 
     def forward(self, past_key_values: DynamicCache | None = None, **inputs: Any) -> CausalLMOutputWithPast:
         """Logits [B, T, V]: the weighted mean of the members'. A cache must be made from this ensemble's config."""
