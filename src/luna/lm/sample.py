@@ -90,13 +90,14 @@ def _sample_batch(
     generator: "torch.Generator",
 ) -> list[list[int]]:
     import torch
-    from transformers import DynamicCache
+
+    from luna.lm.kv_cache import make_cache
 
     stop_ids = _stop_ids(model, tokenizer)
     thinking = _Thinking.of(tokenizer, prompts, stop_ids, model.device)
     tokens_BT, mask_BT = _left_pad(prompts, tokenizer.pad_token_id, model.device)
     positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    cache = make_cache(model.config)
     alive = list(range(len(prompts)))
     replies: list[list[int]] = [[] for _ in prompts]
     for said in range(decoding.max_new_tokens):
