@@ -163,10 +163,10 @@ def violations(laws: Sequence[Law], scope: Scope, texts: Iterable[Item], judge: 
 
 
 def broken_by(record: Record, laws: Sequence[Law]) -> list[Violation]:
-    """Every law that a training record breaks: in its turns, its thinking, its final attempt and its hints."""
+    """Every law that a training record breaks: in its turns, its thinking, its right attempt and its hints."""
     name = str(record.metadata.get("id", "record"))
     attempts = record.metadata.get("attempts") or []
-    texts = [turn.content for turn in record.messages] + [turn["attempt"] for turn in attempts[-1:]]
+    texts = [turn.content for turn in record.messages] + [turn["attempt"] for turn in attempts[-1:] if turn["correct"]]
     texts += [record.thinking] if record.thinking else []
     hints = [Item(turn["hint"], name, record.answer) for turn in attempts if turn["hint"]]
     return violations(laws, "data", [Item(text, name) for text in texts]) + violations(laws, "hint", hints)

@@ -208,10 +208,18 @@ def _unanswered(solution: str | None) -> tuple[Record, Dialogue]:
 
 def test_what_the_student_could_not_answer_is_learned_from_the_teacher() -> None:
     solution = "\n".join(solve(PROBLEM))
-    judged = _judge(_unanswered(solution), unconverged="teacher")
+    record, dialogue = _unanswered(solution)
+    judged = _judge((record, dialogue), unconverged="teacher")
     [accepted] = judged.accepted
-    assert (accepted.thinking, accepted.metadata["attempts"]) == (solution, [])
+    assert accepted.thinking == solution
+    assert [Turn(**turn) for turn in accepted.metadata["attempts"]] == dialogue.turns
     assert (judged.metrics["learned_from_teacher"], judged.metrics["learned_from_student"]) == (1, 0)
+
+
+def test_a_law_that_only_a_failed_attempt_breaks_is_no_objection() -> None:
+    record, dialogue = _unanswered("\n".join(solve(PROBLEM)))
+    dialogue.turns[-1].attempt = "Let us leverage it."
+    assert len(_judge((record, dialogue), unconverged="teacher").accepted) == 1
 
 
 @pytest.mark.parametrize("solution", [None, "Let us leverage it.", "72+15\nso 87"])

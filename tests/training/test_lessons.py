@@ -132,6 +132,26 @@ def test_a_correction_that_drops_the_right_lines_is_no_lesson_after_the_hint(pre
     assert lessons_of(record, preset(), random.Random(0)) == [Lesson(QUESTION, "", "85")]
 
 
+def test_hints_that_did_not_help_are_lessons_with_the_teachers_reply(
+    tokenizer: PreTrainedTokenizerFast, preset: Callable[..., Preset]
+) -> None:
+    kept, other = "<think>\n47+38\n", "<think>\n40+30=70\n"
+    attempts = [
+        {"attempt": f"{kept}ones 1", "correct": False, "reason": "", "first_wrong_line": 1, "hint": "Check this: 7+8."},
+        {"attempt": f"{other}so 80", "correct": False, "reason": "", "first_wrong_line": 1, "hint": "Look again."},
+        {"attempt": "80", "correct": False, "reason": "", "first_wrong_line": 0, "hint": None},
+    ]
+    solution = "47+38\nones 7+8+0=15\ntens 4+3+1=08\nso 85"
+    messages = [*QUESTION, {"role": "assistant", "content": "85"}]
+    record = Record.model_validate({"messages": messages, "metadata": {"attempts": attempts, "thinking": solution}})
+    reply = f"<think>\n{solution}\n</think>\n85"
+    after_hint = Lesson(QUESTION, f"{kept}Check this: 7+8.\n", reply.removeprefix(kept))
+    lessons = lessons_of(record, preset(), random.Random(0))
+    assert lessons == [Lesson(QUESTION, "", reply), after_hint]
+    _, taught = _parts(tokenizer, encode_lesson(tokenizer, after_hint, 512))
+    assert taught == after_hint.reply + "<|im_end|>"
+
+
 def test_iterative_lessons_teach_the_whole_story_and_the_records_answer(
     tokenizer: PreTrainedTokenizerFast, accepted_records: list[Record], preset: Callable[..., Preset]
 ) -> None:

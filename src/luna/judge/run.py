@@ -27,7 +27,7 @@ Json = dict[str, Any]
 class Judged:
     """`accepted` records carry their attempts in metadata, `rejected` ones the reason.
 
-    A record that is learned from the teacher has no attempts, and its thinking is the teacher's again.
+    The thinking of a record that is learned from the teacher is the teacher's again; its attempts all failed.
     """
 
     accepted: list[Record]
@@ -79,9 +79,10 @@ def judge(
 def _lesson(record: Record, dialogue: Dialogue, unconverged: str) -> Record:
     """The record as it would be learned: from the student's attempts, or from the teacher's solution."""
     solution = record.metadata.get("original_thinking")
+    attempts = [asdict(turn) for turn in dialogue.turns]
     if not dialogue.converged and unconverged == "teacher" and solution:
-        return _with(record, thinking=solution, attempts=[], learned_from="teacher")
-    return _with(record, attempts=[asdict(turn) for turn in dialogue.turns], learned_from="student")
+        return _with(record, thinking=solution, attempts=attempts, learned_from="teacher")
+    return _with(record, attempts=attempts, learned_from="student")
 
 
 def _metrics(accepted: Sequence[Record], rejected: Sequence[Record]) -> Json:
@@ -126,8 +127,9 @@ def _objection(lesson: Record, dialogue: Dialogue, laws: Sequence[Law], seen: se
 
 
 def _arithmetic_objection(lesson: Record) -> str | None:
-    attempts = lesson.metadata["attempts"]
-    thinking, answer = split_reply(attempts[-1]["attempt"]) if attempts else (lesson.thinking, lesson.answer)
+    thinking, answer = lesson.thinking, lesson.answer
+    if lesson.metadata["learned_from"] == "student":
+        thinking, answer = split_reply(lesson.metadata["attempts"][-1]["attempt"])
     problem = read_question(lesson.question)
     if problem is not None and split_of(problem) == "eval":
         return "contaminated: the problem belongs to the eval split"

@@ -1,7 +1,8 @@
 """Lessons: what the model is trained on, from accepted records.
 
-Every record gives its question with the student's corrected reasoning. Where a hint was needed, the right reply that
-followed is also a lesson for what the student then had in view, so that the next generation keeps taking hints.
+Every record gives its question with the student's corrected reasoning, or with the teacher's where the student never
+came right. Where a hint was given, that right reply is also a lesson for what the student then had in view, so that the
+next generation takes hints, also on what this one could not do with their help.
 """
 
 import random
@@ -31,16 +32,21 @@ def lessons_of(record: Record, preset: Preset, rng: random.Random) -> list[Lesso
     """The lessons of one accepted record."""
     before = _before_answer(record)
     turns = [Turn(**turn) for turn in record.metadata.get("attempts") or []]
-    if preset.lessons.thinking == "iterative" or not turns:
-        thinking = f"{OPEN}\n{record.thinking}\n{CLOSE}\n" if record.thinking else ""
-        return [Lesson(before, "", thinking + record.answer)]
-    final = turns[-1].attempt
+    if preset.lessons.thinking == "iterative":
+        return [Lesson(before, "", _told(record))]
+    final = turns[-1].attempt if turns and turns[-1].correct else _told(record)
     lessons = [Lesson(before, "", final)]
     for number in range(1, len(turns)):
         view = retry_view(Dialogue(before, turns[:number]), preset.student.retry_view)
         if final.startswith(view.kept) and rng.random() < preset.lessons.after_hint:
             lessons.append(Lesson(view.messages, view.kept + view.hint, final.removeprefix(view.kept)))
     return lessons
+
+
+def _told(record: Record) -> str:
+    """The reply in the record's own words."""
+    thinking = f"{OPEN}\n{record.thinking}\n{CLOSE}\n" if record.thinking else ""
+    return thinking + record.answer
 
 
 def _before_answer(record: Record) -> list[Message]:
