@@ -183,9 +183,9 @@ def right_of(items: Any, right: list[bool], family: str) -> list[bool]:
 
 
 def both_rungs(settings: Any) -> Any:
-    """How SFT is trained, for the steps of both rungs."""
+    """How SFT is trained, for the steps of both rungs and down to a rate of 0."""
     steps = settings.preset.sft.max_steps + settings.preset.distill.max_steps
-    return settings.preset.sft.model_copy(update={"max_steps": steps})
+    return settings.preset.sft.model_copy(update={"max_steps": steps, "final_rate": 0.0})
 
 
 def plain_sft(settings: Any, parent: str) -> Any:
@@ -254,7 +254,7 @@ def continued_pretraining(settings: Any, tokens: int) -> Any:
     from luna.train_sft.run import start_student
 
     loaded = start_student(settings, "models/base")
-    training = settings.preset.sft
+    training = both_rungs(settings)
     rung = settings.preset.pretrain.rungs[-1]
     fresh = random.Random(900_000 + settings.params.seed)
     sample = encode_corpus(loaded.tokenizer, write_corpus(fresh, rung, 500))

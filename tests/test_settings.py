@@ -42,7 +42,7 @@ def complaint(project):
 
 def test_shipped_settings_are_valid():
     settings = load_settings(ROOT)
-    assert (settings.params.beta, settings.params.distill.js_threshold) == (0.9, 0.1)
+    assert (settings.params.beta, settings.params.distill.js_threshold) == (0.5, 0.1)
     assert settings.preset.subject == "arithmetic"
 
 
@@ -113,6 +113,7 @@ def test_mix_by_shares_is_accepted(project):
         ({"model__lora__rnak": 8}, "model.lora.rnak: unknown key; did you mean rank?"),
         ({"model__backend": "jax"}, "model.backend: input should be 'transformers' or 'unsloth', not 'jax'"),
         ({"sft__max_steps": 5}, "sft: give either epochs or max_steps"),
+        ({"sft__scheduler": "linear", "sft__final_rate": 0.1}, "set scheduler to cosine or final_rate to 0"),
         ({"model__base": "scratch"}, "model.base: scratch and a pretrain section belong together"),
     ],
 )

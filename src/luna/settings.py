@@ -266,6 +266,7 @@ class Training(_Section):
     warmup_ratio: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    final_rate: Share = 0.0  # of learning_rate, where a cosine ends: a rung that another one follows need not settle
     gradient_checkpointing: bool = False
     shard: bool = False  # several ranks: each holds a part of every weight (FSDP2); False: all of them (DDP)
     save_steps: Count | None = None
@@ -276,6 +277,12 @@ class Training(_Section):
     def _one_length(self) -> "Training":
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError("give either epochs or max_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_cosine_ends_early(self) -> "Training":
+        if self.final_rate and self.scheduler != "cosine":
+            raise ValueError("final_rate is the end of a cosine; set scheduler to cosine or final_rate to 0")
         return self
 
     @model_validator(mode="after")

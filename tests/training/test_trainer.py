@@ -258,6 +258,18 @@ def test_a_resumed_run_ends_with_the_bytes_of_one_that_never_stopped(
     assert not equal(live, averages)
 
 
+@pytest.mark.parametrize(("final", "halfway"), [(0.0, 0.5), (0.25, 0.625)])
+def test_a_cosine_ends_at_the_share_of_its_rate_that_is_asked_for(
+    tmp_path: Path, tiny: Tiny, examples: list[Example], training: Quick, final: float, halfway: float
+) -> None:
+    cosine = training(scheduler="cosine", final_rate=final, warmup_ratio=0.0)
+    trainer, _ = _trainer(tiny(), examples, cosine, tmp_path)
+    trainer.train()
+    factor = trainer.lr_scheduler.lr_lambdas[0]
+    assert [factor(step) for step in (0, 2, 4)] == pytest.approx([1.0, halfway, final])
+    assert set(trainer.lr_scheduler.get_last_lr()) == {pytest.approx(final * 1e-2)}
+
+
 def test_the_same_seed_gives_the_same_bytes(
     tmp_path: Path, tiny: Tiny, examples: list[Example], training: Quick
 ) -> None:

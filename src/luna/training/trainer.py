@@ -203,7 +203,7 @@ def make_trainer(
         max_steps=training.max_steps or -1,
         warmup_steps=training.warmup_ratio,
         weight_decay=training.weight_decay,
-        lr_scheduler_type=training.scheduler,
+        **_schedule(training),
         gradient_checkpointing=training.gradient_checkpointing,
         adam_beta2=0.98,
         optim="adamw_torch_fused",
@@ -246,6 +246,15 @@ def make_trainer(
         check_packing(trainer.reader, title)
     _silence_default_printer(trainer)
     return trainer, log
+
+
+def _schedule(training: Training) -> dict[str, Any]:
+    if training.scheduler != "cosine":
+        return {"lr_scheduler_type": training.scheduler}
+    return {
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": training.final_rate},
+    }
 
 
 def _undo_rounding(learning: Sequence[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
