@@ -179,7 +179,7 @@ def failing_once(grown_once: Repository, tmp_path_factory: pytest.TempPathFactor
     """Luna-G002 run with a beta that is rejected, not released. For copying only."""
     repo = grown_once.copy(tmp_path_factory.mktemp("failing"))
     repo.must("luna", "next")
-    repo.change("params.yaml", "beta: 0.9", "beta: 2.5")
+    repo.change("params.yaml", "beta: 0.5", "beta: 2.5")
     repo.must("dvc", "repro", "-q")
     return repo
 

@@ -41,7 +41,7 @@ def test_next_names_the_parent_and_the_hash_of_its_weights_and_keeps_all_else(gr
 
 def test_next_leaves_an_open_generation_as_it_is(grown):
     grown.must("luna", "next")
-    grown.change("params.yaml", "beta: 0.9", "beta: 0.8")
+    grown.change("params.yaml", "beta: 0.5", "beta: 0.8")
     before, stood = (grown / "params.yaml").read_bytes(), grown.refs()
     assert "Luna-G002 is open" in grown.must("luna", "next")
     assert (grown / "params.yaml").read_bytes() == before
@@ -78,7 +78,7 @@ def test_growth_that_was_interrupted_goes_on_to_the_same_goal(repo):
 
 
 def test_a_rejection_ends_growth_and_the_next_call_counts_the_try(grown):
-    commit_params(grown, "beta: 0.9", "beta: 2.5")
+    commit_params(grown, "beta: 0.5", "beta: 2.5")
     done = grown.run("luna", "grow", "3")
     assert done.returncode == 2, done.stderr
     last = "Luna-G002: rejected (recall), kept as failed/Luna-G002.1; this tree is at its parent again"
@@ -89,7 +89,7 @@ def test_a_rejection_ends_growth_and_the_next_call_counts_the_try(grown):
 
 
 def test_retries_are_archived_each_with_its_attempt_and_a_seed_of_its_own(grown):
-    commit_params(grown, "beta: 0.9", "beta: 2.5")
+    commit_params(grown, "beta: 0.5", "beta: 2.5")
     bytes_before = grown.weights()
     done = grown.run("luna", "grow", "--retries", "2")
     assert done.returncode == 2, done.stderr

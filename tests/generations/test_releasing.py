@@ -61,7 +61,7 @@ def test_a_second_release_says_the_same_and_changes_nothing(ready):
 
 def test_a_run_that_is_not_up_to_date_is_refused(ready):
     stood = ready.refs()
-    ready.change("params.yaml", "beta: 0.9", "beta: 0.7")
+    ready.change("params.yaml", "beta: 0.5", "beta: 0.7")
     assert ready.refused("luna", "release") == "luna release: make, promote: not up to date; run `dvc repro`"
     assert ready.refs() == stood
 
@@ -111,7 +111,7 @@ def test_a_rejected_generation_is_kept_as_tag_and_experiment_and_the_tree_goes_b
     assert "failed-Luna-G002-1" in failing.must("dvc", "exp", "list")
     difference = json.loads(failing.must("dvc", "metrics", "diff", "--json", "Luna-G001", "failed/Luna-G002.1"))
     beta = difference["metrics/eval.json"]["beta"]
-    assert (beta["old"], beta["new"]) == (0.9, 2.5)
+    assert (beta["old"], beta["new"]) == (0.5, 2.5)
 
 
 def test_the_same_try_is_not_archived_twice(failing):
@@ -143,7 +143,7 @@ def test_a_rejection_that_was_made_up_for_is_told_no_more(failing):
 
 
 def test_a_rejected_first_generation_leaves_no_trace_in_the_tree(repo):
-    repo.change("params.yaml", "beta: 0.9", "beta: 2.5")
+    repo.change("params.yaml", "beta: 0.5", "beta: 2.5")
     repo.must("dvc", "repro", "-q")
     assert repo.run("luna", "release").returncode == 2
     assert repo.tags() == ["failed/Luna-G001.1"]
