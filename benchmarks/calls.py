@@ -8,6 +8,7 @@ prints a Markdown table:
 * `ideal` is calls x latency / concurrency; `bare LiteLLM` is `acompletion(max_retries=0)` under a semaphore;
 * `CPU` is that of the client's process from the first call to the last, after one call that warms it up;
 * `faults` answers 5 % with 429 (Retry-After 2 s), 5 % with 500, and 3 % each with a reset, half a JSON, an empty text;
+  a row for each seed of the faults, since one call that meets two 429 late decides how long all takes;
 * `again` runs the same requests once more on the journal of the row above;
 * `growth` is how much the process grew between a tenth of the calls and the last.
 """
@@ -38,14 +39,15 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def compare(latency: float = 0.3, calls: int = 500, many: int = 10_000, seed: int = 0) -> None:
+def compare(latency: float = 0.3, calls: int = 500, many: int = 10_000, seed: int = 0, fault_seeds: int = 5) -> None:
     """Run every row and print the table, row by row."""
     columns = ["run", "client", "at once", "calls", "sent", "usable", "seconds", "of ideal", "CPU ms/call", "growth MB"]
     print(table_head(columns, 2), flush=True)
     for at_once, count in ((32, calls), (128, 4 * calls)):
         for client in ("bare LiteLLM", "Luna"):
             _run(["clean"], client, at_once, count, latency, {}, seed)
-    _run(["faults", "again"], "Luna", 32, calls, latency, FAULTS, seed)
+    for other in range(seed, seed + fault_seeds):
+        _run(["faults", "again"], "Luna", 32, calls, latency, FAULTS, other)
     _run(["many"], "Luna", 128, many, 0.05, {}, seed)
 
 

@@ -31,7 +31,7 @@ class FaultServer:
     Attributes:
         faults: taken one a request, before `choose` is asked.
         choose: the fault of a request, by its body.
-        retry_after: what a 429 or 5xx asks for, in seconds; None: nothing.
+        retry_after: what a 429 or 503 asks for, in seconds; None: nothing.
         requests: the bodies, if `remember`; `times` when they came.
         counts: requests by fault (`none` included), `all`, `paid` (no error status answers it, though the reply may
             break on its way) and `repeated` (paid although the same messages had been paid before).
@@ -108,7 +108,8 @@ class FaultServer:
             await writer.drain()
             return _break(writer)
         if fault.isdigit():
-            asked = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+            waits = fault in ("429", "503") and self.retry_after is not None
+            asked = {"retry-after": str(self.retry_after)} if waits else {}
             _send(writer, int(fault), json.dumps({"error": {"message": f"fault {fault}"}}), asked)
         elif fault == "html":
             _send(writer, 200, HTML)

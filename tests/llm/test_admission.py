@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from itertools import pairwise
 
 import pytest
 from asking import requests as _requests
@@ -92,6 +93,67 @@ def test_one_pause_is_that_calls_alone(chat_server):
     Client(chat_server.endpoint(concurrency=2)).ask_all(_requests(20))
     assert sum(at < began + 0.9 for at in chat_server.times) == 20
     assert len(chat_server.requests) == 21
+
+
+def test_a_few_refusals_in_a_wave_pause_nobody_else():
+    """Of 32 calls sent at once three may be refused before any of the others has its reply."""
+    admitted = Admission(ENDPOINT.model_copy(update={"concurrency": 32}))
+
+    async def lets_in_after(refusals: int) -> bool:
+        slots = [await admitted.enter(1) for _ in range(refusals)]
+        for slot in slots:
+            admitted.pushed_back(slot, 60.0)
+            admitted.leave()
+        try:
+            await asyncio.wait_for(admitted.enter(1), 0.1)
+        except TimeoutError:
+            return False
+        admitted.leave()
+        return True
+
+    assert asyncio.run(lets_in_after(3))
+    assert not asyncio.run(lets_in_after(8))
+
+
+def test_calls_that_are_tried_again_go_before_new_ones():
+    admitted = Admission(ENDPOINT.model_copy(update={"concurrency": 1}))
+    came: list[str] = []
+
+    async def call(name: str, *, again: bool) -> None:
+        await admitted.enter(1, again=again)
+        came.append(name)
+        await asyncio.sleep(0)
+        admitted.leave()
+
+    async def all_() -> None:
+        await admitted.enter(1)
+        async with asyncio.TaskGroup() as group:
+            for name in ("new 1", "new 2", "again 1", "again 2"):
+                group.create_task(call(name, again=name.startswith("again")))
+            await asyncio.sleep(0.01)
+            admitted.leave()
+
+    asyncio.run(asyncio.wait_for(all_(), 5))
+    assert came == ["again 1", "again 2", "new 1", "new 2"]
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_pauses_grow_only_where_others_get_no_reply_either(chat_server, monkeypatch, others):
+    monkeypatch.setattr(admission, "FIRST_PAUSE", 0.2)
+    chat_server.latency = 0.02
+    unlucky = []
+
+    def choose(body):
+        if body["messages"][0]["content"] != "message 0":
+            return "none"
+        unlucky.append(time.monotonic())
+        return "empty" if len(unlucky) <= 3 else "none"
+
+    chat_server.choose = choose
+    Client(chat_server.endpoint(concurrency=2)).ask_all(_requests(120 if others else 1))
+    pauses = [later - earlier for earlier, later in pairwise(unlucky)]
+    assert len(pauses) == 3
+    assert (pauses[2] < 0.35) == others, pauses
 
 
 def _let_in(admitted: Admission, count: int, guess: int, used: int) -> list[float]:

@@ -14,7 +14,8 @@ LONGEST_RETRY_AFTER = 60.0  # seconds; a server that asks for more is asked agai
 MINUTE = 60.0
 WINDOW = 8  # fewest outcomes by which the number of calls at once is changed
 TOO_MANY = 0.25  # share of pushbacks in a window above which the number is halved
-IN_A_ROW = 3  # pushbacks without a reply between them that make the pause everybody's
+IN_A_ROW = 3  # pushbacks without a reply between them, at the least, that make the pause everybody's
+SMALL_BAD_LUCK = 3  # first faults of a request after which its pauses do not grow while others get replies
 
 
 def pause_before(attempt: int, asked: float | None) -> float:
@@ -52,7 +53,7 @@ class Slot:
 
 
 class Admission:
-    """Lets calls in, in the order in which they ask.
+    """Lets calls in, in the order in which they ask; those that were in before and are tried again go first.
 
     The number at once is halved when more than a quarter of recent calls are pushed back, and grows step by step while
     they are not (additive increase, multiplicative decrease). A few 429 among many replies change nothing: the calls
@@ -62,30 +63,42 @@ class Admission:
     def __init__(self, endpoint: Endpoint) -> None:
         self.limit = self._ceiling = endpoint.concurrency
         self.running = 0
+        self.replies = 0
         self._requests_per_minute = endpoint.requests_per_minute
         self._tokens_per_minute = endpoint.tokens_per_minute
         self._recent: deque[Slot] = deque()  # of the last minute, where there is a limit by the minute
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
         self._left = Bell()
         self._paused_until = 0.0
+        self._coming_again = 0
         self._in_a_row = self._outcomes = self._pushbacks = self._era = 0
 
-    async def enter(self, tokens: int) -> Slot:
+    async def enter(self, tokens: int, *, again: bool = False) -> Slot:
         """Wait for a slot."""
-        async with self._lines.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
-            while True:
-                wait = self._wait(tokens)
-                if wait > 0:
-                    await asyncio.sleep(wait)
-                elif self.running >= self.limit:
-                    await self._left.wait()
-                else:
-                    break
-            slot = Slot(self._era, time.monotonic(), tokens)
-            if self._requests_per_minute or self._tokens_per_minute:
-                self._recent.append(slot)
-            self.running += 1
-            return slot
+        if not again:
+            async with self._lines.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+                return await self._get_in(tokens, again=False)
+        self._coming_again += 1
+        try:
+            return await self._get_in(tokens, again=True)
+        finally:
+            self._coming_again -= 1
+            self._left.ring()  # whoever gave way looks again
+
+    async def _get_in(self, tokens: int, *, again: bool) -> Slot:
+        while True:
+            wait = self._wait(tokens)
+            if wait > 0:
+                await asyncio.sleep(wait)
+            elif self.running >= self.limit or (self._coming_again and not again):
+                await self._left.wait()
+            else:
+                break
+        slot = Slot(self._era, time.monotonic(), tokens)
+        if self._requests_per_minute or self._tokens_per_minute:
+            self._recent.append(slot)
+        self.running += 1
+        return slot
 
     def leave(self) -> None:
         """Give the slot back, at the end of the call and before any pause."""
@@ -95,13 +108,15 @@ class Admission:
     def answered(self, slot: Slot, tokens: int) -> None:
         """A reply came, of this many tokens in all."""
         slot.tokens = tokens
+        self.replies += 1
         self._in_a_row = 0
         self._count(slot, pushed_back=False)
 
     def pushed_back(self, slot: Slot, asked: float | None) -> None:
         """The server has too much to do. If it asks everybody for a pause, everybody waits for it."""
         self._in_a_row += 1
-        if asked is not None and self._in_a_row >= IN_A_ROW:
+        # Refusals come sooner than replies: of many calls sent at once some are refused before any has its reply.
+        if asked is not None and self._in_a_row >= max(IN_A_ROW, TOO_MANY * self.limit):
             self._paused_until = max(self._paused_until, time.monotonic() + min(asked, LONGEST_RETRY_AFTER))
         self._count(slot, pushed_back=True)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from luna.llm.admission import Admission, pause_before
+from luna.llm.admission import SMALL_BAD_LUCK, Admission, pause_before
 from luna.llm.budget import Budget, Reservation, rate_of
 from luna.llm.calls import Failure, Reply, Request, Stop
 from luna.llm.faults import Refusal, Setback
@@ -81,18 +81,22 @@ class Caller:
         return answer.result()
 
     async def _call(self, request: Request, key: str) -> Reply | Failure:
-        setback = Setback("")
+        setback, growth = Setback(""), 0
         for attempt in range(self.endpoint.max_retries + 1):
             if self.stopped is not None:
                 raise self.stopped
             if attempt:
                 self.usage.retries += 1
-                await asyncio.sleep(pause_before(attempt, setback.pause))
-            outcome = await self._try(request, key)
+                await asyncio.sleep(pause_before(growth, setback.pause))
+            replies = self._admission.replies
+            outcome = await self._try(request, key, again=attempt > 0)
             if isinstance(outcome, Reply):
                 return outcome
             if isinstance(outcome, Refusal):
                 return self._refused(outcome)
+            # Where others get replies meanwhile, a lost or broken one is bad luck and no sign of a busy server.
+            alone = not outcome.pushback and self._admission.replies > replies
+            growth = max(1, growth + (not alone or attempt >= SMALL_BAD_LUCK))
             setback = outcome
         return Failure(
             f"no reply in {self.endpoint.max_retries + 1} tries ({setback.reason})",
@@ -105,9 +109,9 @@ class Caller:
             raise Stop(refusal.reason, mend)
         return Failure(refusal.reason, mend)
 
-    async def _try(self, request: Request, key: str) -> Reply | Setback | Refusal:
+    async def _try(self, request: Request, key: str, *, again: bool) -> Reply | Setback | Refusal:
         """One try, in a slot of its own and within the budget; a reply is kept before anybody reads it."""
-        slot = await self._admission.enter(request.tokens + self.endpoint.max_tokens)
+        slot = await self._admission.enter(request.tokens + self.endpoint.max_tokens, again=again)
         try:
             if self.stopped is not None:  # while it stood in line
                 raise self.stopped
