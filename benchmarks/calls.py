@@ -14,6 +14,7 @@ prints a Markdown table:
 """
 
 import asyncio
+import os
 import subprocess
 import sys
 import tempfile
@@ -104,10 +105,12 @@ def _luna(base: str, at_once: int, calls: int, folder: Path, warm: bool) -> None
 
 
 def _bare(base: str, at_once: int, calls: int, folder: Path, warm: bool) -> None:
-    from luna.llm.transport import load_litellm
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    import litellm
 
-    litellm = load_litellm()
-    settings = {"model": "hosted_vllm/m", "api_base": base, "max_tokens": MAX_TOKENS, "max_retries": 0}
+    litellm.suppress_debug_info = True
+    settings: dict[str, Any] = {"model": "hosted_vllm/m", "api_base": base, "max_retries": 0}
+    settings["max_tokens"] = MAX_TOKENS
     settings["timeout"] = TIMEOUT
 
     async def all_() -> list[Any]:
