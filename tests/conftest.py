@@ -84,6 +84,7 @@ def tiny_settings() -> Callable[..., Settings]:
         update={
             "model": loaded.preset.model.model_copy(update={"max_length": 512, "lora": None}),
             "student": loaded.preset.student.model_copy(update={"max_new_tokens": 8, "batch_size": 64}),
+            "lessons": loaded.preset.lessons.model_copy(update={"after_hint": 1.0}),
             "sft": loaded.preset.sft.model_copy(update=QUICK),
             "distill": loaded.preset.distill.model_copy(update=QUICK),
         }

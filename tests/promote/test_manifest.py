@@ -19,7 +19,7 @@ BASE = {"gen": None, "source": "base", "role": "stabilizing_critic", "path": "mo
 
 def _settings(**changes: Any) -> Settings:
     settings = load_settings(ROOT)
-    first = {"generation": "Luna-G001", "parent": None, "grandparent": None}
+    first = {"generation": "Luna-G001", "parent": None, "grandparent": None, "alpha": 0.1, "beta": 0.9}
     return settings.model_copy(update={"params": settings.params.model_copy(update={**first, **changes})})
 
 
