@@ -222,6 +222,14 @@ def test_four_bit_weights_are_trained_through_an_adapter_only(checkpoints):
     assert "model.load_in_4bit: 4-bit weights" in refusal(checkpoints["llama"], Model(base="x", load_in_4bit=True))
 
 
+def test_four_bit_weights_without_their_package_name_the_setting_and_the_mend(checkpoints, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    model = Model(base="x", load_in_4bit=True, lora=Lora(rank=2))
+    assert "model.load_in_4bit: bitsandbytes is not installed; run `pip install -e .[quantized]` or set" in refusal(
+        checkpoints["llama"], model
+    )
+
+
 def test_unsloth_without_a_gpu_names_the_setting_and_the_mend(checkpoints, monkeypatch):
     model = Model(base="x", backend="unsloth")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -64,11 +64,16 @@ def load_model(path_or_name: str | Path, model: Model, *, trainable: bool) -> Lo
         trainable: False freezes every weight; True leaves full weights, or the adapter's alone, to be trained.
 
     Raises:
-        BadModel: no such checkpoint, pickled weights, a model that needs its own code, or one without a chat template.
+        BadModel: no such checkpoint, pickled weights, a model that needs its own code, one without a chat template, or
+            a package that its settings need is not installed.
     """
     prepare_backend(model)
     if trainable and model.load_in_4bit and model.lora is None:
         raise BadModel("model.load_in_4bit: 4-bit weights cannot be trained; add a `lora` section or set it to false")
+    if model.load_in_4bit and find_spec("bitsandbytes") is None:
+        raise BadModel(
+            "model.load_in_4bit: bitsandbytes is not installed; run `pip install -e .[quantized]` or set it to false"
+        )
     base, adapter = _resolve(path_or_name)
     revision = model.revision if base == model.base else None
     _refuse_foreign_code(base, revision)

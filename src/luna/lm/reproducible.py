@@ -17,12 +17,16 @@ def set_reproducible(seed: int, threads: int) -> None:
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    # Imported by peft; without a GPU it tells at every start that a kernel is missing which is not needed.
+    # Imported by peft where it is installed; without a GPU it tells at every start that a kernel is missing which is
+    # not needed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # As use_deterministic_algorithms(True), which would import a compiler that nothing here uses.
+    torch.set_deterministic_debug_mode("error")
+    # Nor does Luna read memory that nothing was written to; filling all of it is a guard for those who do.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it is a property
     disable_progress_bar()

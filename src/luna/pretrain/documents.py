@@ -8,7 +8,7 @@ from luna.lm.chat import END, IGNORE, START, Example
 from luna.settings import Rung
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerFast
 
 
 def write_corpus(rng: random.Random, rung: Rung, count: int) -> list[Document]:
@@ -27,16 +27,17 @@ def text_of(segment: Segment) -> str:
     return segment.text + (END if segment.role == "assistant" else "")
 
 
-def encode_corpus(tokenizer: "PreTrainedTokenizerBase", documents: list[Document]) -> list[Example]:
+def encode_corpus(tokenizer: "PreTrainedTokenizerFast", documents: list[Document]) -> list[Example]:
     """Documents as examples: segments are tokenized one by one, so a token never crosses a loss boundary."""
     texts = [text_of(segment) for doc in documents for segment in doc]
-    pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+    # Straight from the backend, in half the time: transformers would also make masks and offsets of every segment.
+    pieces = iter(tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
     examples: list[Example] = []
     for doc in documents:
         input_ids: list[int] = []
         labels: list[int] = []
         for segment in doc:
-            ids = next(pieces)
+            ids = next(pieces).ids
             input_ids += ids
             labels += ids if segment.trained else [IGNORE] * len(ids)
         examples.append({"input_ids": input_ids, "labels": labels})

@@ -5,7 +5,7 @@ The corpus keeps what lessons alone let fade: they hold no drill of reading a qu
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from luna.lm.chat import Example
 from luna.pretrain.documents import encode_corpus, write_corpus
@@ -15,7 +15,7 @@ from luna.settings import Settings
 from luna.training.lessons import encode_lessons
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 class Examples(NamedTuple):
@@ -56,5 +56,5 @@ def gather_examples(
     if preset.pretrain is not None:
         rng = random.Random(f"corpus {params.generation} {params.seed}")
         documents = write_corpus(rng, preset.pretrain.rungs[-1], count_beside(len(own), params.replay.corpus))
-        corpus = encode_corpus(tokenizer, documents)
+        corpus = encode_corpus(cast("PreTrainedTokenizerFast", tokenizer), documents)  # Luna's own bases have one
     return Examples(own, draw_replayed(pool, len(own), params.replay.share, params.seed), corpus)

@@ -38,7 +38,8 @@ class StepLog(TrainerCallback):
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        if not all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None):
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        if not math.isfinite(norm.item()):
             raise LunaError(
                 f"{self.title}: a gradient is not finite at step {state.global_step + 1}; nothing was updated;"
                 " lower learning_rate in the preset"
