@@ -100,15 +100,25 @@ def tiny_settings() -> Callable[..., Settings]:
     return make
 
 
+@pytest.fixture(scope="session")
+def make_root(tiny_model_folder: Path) -> Callable[[Path], None]:
+    """Makes a folder a root as the stages see it: a base, and parents that are this base."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(tiny_model_folder, folder / "models" / "base")
+        shutil.copy(REPO / "laws.yaml", folder / "laws.yaml")
+        base = {"gen": None, "source": "base", "path": "models/base"}
+        (folder / "models" / "teachers").mkdir()
+        (folder / "models" / "teachers" / "teachers.json").write_text(json.dumps({"parent": base, "grandparent": base}))
+
+    return make
+
+
 @pytest.fixture
-def luna_root(tmp_path: Path, tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root as the stages see it, the working directory at once: a base, and parents that are this base."""
+def luna_root(tmp_path: Path, make_root: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Such a root, the working directory at once."""
+    make_root(tmp_path)
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(tiny_model_folder, "models/base")
-    shutil.copy(REPO / "laws.yaml", "laws.yaml")
-    base = {"gen": None, "source": "base", "path": "models/base"}
-    Path("models/teachers").mkdir()
-    Path("models/teachers/teachers.json").write_text(json.dumps({"parent": base, "grandparent": base}))
     return Path()
 
 

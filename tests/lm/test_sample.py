@@ -1,9 +1,14 @@
 """Batched sampling says what transformers' own generation says, one prompt at a time."""
 
+import os
+import threading
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from luna.lm import sample
+from luna.lm.reproducible import set_reproducible
 from luna.lm.sample import Decoding, sample_ids, sample_replies
 
 QUESTIONS = ["Hi", "What is 2 + 2? Say what you know.", "Why do you think so?", "def add(a, b):", "so?"]
@@ -57,6 +62,22 @@ def test_greedy_batch_equals_generate_one_by_one(speaker):
         decoding = Decoding(max_new_tokens=12, batch_size=batch_size)
         assert sample_replies(model, tokenizer, prompts, decoding, seed=0) == expected
     assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize(("temperature", "threads"), [(0.0, 3), (0.7, 1)])
+def test_batches_side_by_side_say_what_they_say_in_turn(speaker, temperature, threads, monkeypatch):
+    set_reproducible(0, 1)
+    model, tokenizer = speaker
+    prompts = 6 * prompts_for(tokenizer)
+    decoding = Decoding(temperature, max_new_tokens=12, batch_size=5)
+    seen, done = set(), []
+    model.register_forward_pre_hook(lambda *_: seen.add(threading.get_ident()))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
+    replies = sample_ids(model, tokenizer, prompts, decoding, 0, done.append)
+    assert len(seen) == threads
+    assert sum(done) == len(prompts)
+    monkeypatch.setattr(sample, "SIDE_BY_SIDE", 1)
+    assert sample_ids(model, tokenizer, prompts, decoding, 0) == replies
 
 
 def test_padding_shifts_no_prompt(speaker_by_place):

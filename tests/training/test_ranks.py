@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from luna.distill.run import distill
+from luna.distill.run import Distilled, distill
 from luna.errors import LunaError
 from luna.lm.chat import Example
 from luna.lm.load import LoadedModel
@@ -24,25 +24,30 @@ from luna.lm.reproducible import set_reproducible
 from luna.records import Record, read_records, write_records
 from luna.settings import Lora, Settings, Training
 from luna.stage import running
-from luna.train_sft.run import fine_tune
+from luna.train_sft.run import FineTuned, fine_tune
 from luna.training.batches import LengthBuckets
 from luna.training.sharding import shard
 from luna.training.trainer import TokenTrainer, make_trainer
 
 REPO = Path(__file__).parents[2]
 Make = Callable[..., Settings]
-# Distils as the stage does, interrupted once after a checkpoint, then with other betas; tells what this rank
-# alone can know, the averaged weights among it.
+# In folder after folder, as a stage does it: whole models distil, interrupted once after a checkpoint, then with other
+# betas; sharded ones are fine-tuned and distilled. Each rank tells what it alone can know, its averaged weights or the
+# size of its part among it.
 CHILD = """
-import hashlib, json, os
+import hashlib, json, os, sys
 from contextlib import suppress
 from pathlib import Path
 from luna.distill import run
+from luna.lm.reproducible import set_reproducible
+from luna.progress import say
 from luna.records import read_records
+from luna.settings import load_settings
 from luna.stage import ROOT, running
+from luna.train_sft.run import fine_tune
 
-seen = []
-follow = run.AveragedWeights.on_step_end
+held, seen = {}, []
+follow, make_trainer = run.AveragedWeights.on_step_end, run.make_trainer
 
 def interrupted_once(self, args, state, control, **rest):
     seen.append(self)
@@ -50,16 +55,41 @@ def interrupted_once(self, args, state, control, **rest):
         raise InterruptedError
     follow(self, args, state, control, **rest)
 
-run.AveragedWeights.on_step_end = interrupted_once
-with running("distill", torch=True, ranks=True) as settings:
-    records = read_records(Path("data/judged.jsonl"))
+def weighed(kind, model, *args, **named):
+    held["of"] = sum(p.numel() for p in model.parameters())
+    held["here"] = sum(p.to_local().numel() for p in model.parameters() if hasattr(p, "to_local"))
+    return make_trainer(kind, model, *args, **named)
+
+def tell(name, told):
+    Path(f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(told))
+
+def whole(settings, records):
+    seen.clear()
+    run.AveragedWeights.on_step_end = interrupted_once
     for name, beta in (("interrupted", 0.5), ("two", 0.5), ("whole", 0.9), ("again", 0.8)):
         asked = settings.model_copy(update={"params": settings.params.model_copy(update={"beta": beta})})
         with suppress(InterruptedError):
             done = run.distill(asked, records, ROOT, Path(f"models/{name}"), Path(f".luna/{beta}"))
             weights = b"".join(p.detach().numpy().tobytes() for p in seen[-1].live)
-            told = {"metrics": done.metrics, "log": done.log, "weights": hashlib.sha256(weights).hexdigest()}
-            Path(f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(told))
+            tell(name, {"metrics": done.metrics, "log": done.log, "weights": hashlib.sha256(weights).hexdigest()})
+    run.AveragedWeights.on_step_end = follow
+
+def sharded(settings, records):
+    run.make_trainer = weighed
+    tuned = fine_tune(settings, records, ROOT, Path("models/sft"), Path(".luna/two"))
+    done = run.distill(settings, records, ROOT, Path("models/two"), Path(".luna/two"))
+    tell("two", {"logs": [tuned.log, done.log], **held})
+    run.make_trainer = make_trainer
+
+top = Path.cwd()
+os.chdir(sys.argv[1])
+with running("distill", torch=True, ranks=True):
+    for folder in sys.argv[1:]:
+        os.chdir(top / folder)
+        say(f"== {folder}")
+        settings = load_settings(ROOT)
+        set_reproducible(settings.params.seed, settings.params.threads)
+        (sharded if settings.preset.distill.shard else whole)(settings, read_records(Path("data/judged.jsonl")))
 """
 
 
@@ -97,9 +127,9 @@ def _same_curve(one: list[dict[str, float]], other: list[dict[str, float]]) -> N
         assert row == pytest.approx(twin, rel=1e-5, abs=1e-6)
 
 
-def _same_weights(one: str, other: str) -> None:
-    [file] = Path(one).glob("*.safetensors")
-    tensors, others = load_file(file), load_file(Path(other) / file.name)
+def _same_weights(one: Path, other: Path) -> None:
+    [file] = one.glob("*.safetensors")
+    tensors, others = load_file(file), load_file(other / file.name)
     assert tensors.keys() == others.keys()
     for name, tensor in tensors.items():
         torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-5)
@@ -121,7 +151,7 @@ def test_a_stage_on_two_ranks_tunes_as_it_does_on_one(
     assert said.stdout.count("the student starts from") == 1
     assert tuned["final_loss"] == pytest.approx(one.metrics["final_loss"], rel=1e-5)
     assert {**tuned, "final_loss": 0, "tokens_seen": 0} == {**one.metrics, "final_loss": 0, "tokens_seen": 0}
-    _same_weights("models/one", "models/sft")
+    _same_weights(Path("models/one"), Path("models/sft"))
 
 
 def _write_data(accepted_records: list[Record]) -> list[Record]:
@@ -133,91 +163,106 @@ def _write_data(accepted_records: list[Record]) -> list[Record]:
     return read_records(Path("data/judged.jsonl"))
 
 
+@dataclasses.dataclass(frozen=True)
+class Both:
+    """A folder in which one rank and two trained the same, the curves of the one, and what the two said."""
+
+    folder: Path
+    one: list[FineTuned | Distilled]
+    said: str
+
+    def told(self, name: str = "two") -> list[dict[str, Any]]:
+        """What each of the two ranks told of a run."""
+        return [json.loads((self.folder / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+KINDS = {
+    "full weights": (None, False),
+    "lora": (Lora(rank=2, alpha=4), False),
+    "full weights, sharded": (None, True),
+    "lora, sharded": (Lora(rank=2, alpha=4), True),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_root: Callable[[Path], None],
+    tiny_settings: Make,
+    accepted_records: list[Record],
+) -> dict[str, Both]:
+    """All kinds of training on one rank, here, and on two: one launch for all, since most of its time is imports."""
+    top = tmp_path_factory.mktemp("ranks")
+    one = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, (lora, sharded) in KINDS.items():
+            make_root(top / name)
+            patch.chdir(top / name)
+            one[name] = _train_alone(tiny_settings, accepted_records, lora, sharded)
+        patch.chdir(top)
+        Path("child.py").write_text(CHILD)
+        said = _torchrun("child.py", *KINDS).stdout.split("== ")[1:]
+    return {name: Both(top / name, one[name], text) for name, text in zip(KINDS, said, strict=True)}
+
+
+def _train_alone(
+    make: Make, accepted_records: list[Record], lora: Lora | None, sharded: bool
+) -> list[FineTuned | Distilled]:
+    """Both rungs on one rank, and everything ready for two that take half of each batch."""
+    records = _write_data(accepted_records)
+    alone = _settings(make, lora, batch_size=4)
+    together = _settings(make, lora, batch_size=2)
+    if sharded:
+        alone, together = _shorter(alone, shard=False), _shorter(together, shard=True)
+    tuned = fine_tune(alone, records, Path(), Path("models/sft"), Path(".luna/one"))
+    done = distill(alone, records, Path(), Path("models/one"), Path(".luna/one"))
+    shutil.rmtree(".luna/teacher_states")
+    if sharded:  # the two will tune one of their own
+        Path("models/sft").rename("models/one-sft")
+    _write_settings(together)
+    return [tuned, done]
+
+
+def _shorter(settings: Settings, *, shard: bool) -> Settings:
+    change = {"save_steps": None, "shard": shard, "max_steps": 6}
+    rungs = {name: getattr(settings.preset, name).model_copy(update=change) for name in ("sft", "distill")}
+    return settings.model_copy(update={"preset": settings.preset.model_copy(update=rungs)})
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)], ids=["full weights", "lora"])
-def test_two_ranks_learn_what_one_does(
-    luna_root: Path, tiny_settings: Make, accepted_records: list[Record], lora: Lora | None
-) -> None:
-    records = _write_data(accepted_records)
-    alone = _settings(tiny_settings, lora, batch_size=4)
-    fine_tune(alone, records, luna_root, Path("models/sft"), Path(".luna/one"))
-    one = distill(alone, records, luna_root, Path("models/one"), Path(".luna/one"))
-    shutil.rmtree(".luna/teacher_states")
-    _write_settings(_settings(tiny_settings, lora, batch_size=2))
-    Path("child.py").write_text(CHILD)
-    said = _torchrun("child.py").stdout
-    first, second = (json.loads(Path(f"two-{rank}.json").read_text()) for rank in (0, 1))
+@pytest.mark.parametrize("kind", ["full weights", "lora"])
+def test_two_ranks_learn_what_one_does(trained: dict[str, Both], kind: str) -> None:
+    both = trained[kind]
+    first, second = both.told()
+    one = both.one[-1]
     assert first == second
-    assert said.count("goes on from step 10 of an interrupted run") == 1
-    assert "samples read by T1 0, by T2 0" in said.splitlines()[-1]  # what each rank kept is there for both
+    assert both.said.count("goes on from step 10 of an interrupted run") == 1
+    assert "samples read by T1 0, by T2 0" in both.said.splitlines()[-1]  # what each rank kept is there for both
     _same_curve(one.log, first["log"])
     shares = ("blended", "t1_only", "gold_fallback", "skip")
     assert [first["metrics"][name] for name in shares] == pytest.approx(
         [one.metrics[name] for name in shares], abs=0.01
     )
     assert 0 < first["metrics"]["t1_only"] < 1
-    _same_weights("models/one", "models/two")
-    left = {path.name for path in Path("models").iterdir()}
+    _same_weights(both.folder / "models" / "one", both.folder / "models" / "two")
+    left = {path.name for path in (both.folder / "models").iterdir()}
     assert left == {"again", "base", "one", "sft", "teachers", "two", "whole"}
-
-
-SHARED = """
-import json, os
-from pathlib import Path
-from luna.distill import run
-from luna.records import read_records
-from luna.stage import ROOT, running
-from luna.train_sft.run import fine_tune
-
-held = {}
-make_trainer = run.make_trainer
-
-def weighed(kind, model, *args, **named):
-    held["of"] = sum(p.numel() for p in model.parameters())
-    held["here"] = sum(p.to_local().numel() for p in model.parameters() if hasattr(p, "to_local"))
-    return make_trainer(kind, model, *args, **named)
-
-run.make_trainer = weighed
-with running("distill", torch=True, ranks=True) as settings:
-    records = read_records(Path("data/judged.jsonl"))
-    tuned = fine_tune(settings, records, ROOT, Path("models/sft"), Path(".luna/two"))
-    done = run.distill(settings, records, ROOT, Path("models/two"), Path(".luna/two"))
-    told = {"logs": [tuned.log, done.log], **held}
-    Path(f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))
-"""
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)], ids=["full weights", "lora"])
-def test_two_ranks_that_hold_half_of_every_weight_learn_what_one_does(
-    luna_root: Path, tiny_settings: Make, accepted_records: list[Record], lora: Lora | None
-) -> None:
-    records = _write_data(accepted_records)
-
-    def settings(batch_size: int, shard: bool) -> Settings:
-        asked = _settings(tiny_settings, lora, batch_size)
-        change = {"save_steps": None, "shard": shard, "max_steps": 6}
-        rungs = {name: getattr(asked.preset, name).model_copy(update=change) for name in ("sft", "distill")}
-        return asked.model_copy(update={"preset": asked.preset.model_copy(update=rungs)})
-
-    alone = settings(4, shard=False)
-    set_reproducible(0, 1)
-    tuned = fine_tune(alone, records, luna_root, Path("models/sft"), Path(".luna/one"))
-    done = distill(alone, records, luna_root, Path("models/one"), Path(".luna/one"))
-    Path("models/sft").rename("models/one-sft")
-    _write_settings(settings(2, shard=True))
-    Path("child.py").write_text(SHARED)
-    _torchrun("child.py")
-    first, second = (json.loads(Path(f"told-{rank}.json").read_text()) for rank in (0, 1))
+@pytest.mark.parametrize("kind", ["full weights, sharded", "lora, sharded"])
+def test_two_ranks_that_hold_half_of_every_weight_learn_what_one_does(trained: dict[str, Both], kind: str) -> None:
+    both = trained[kind]
+    first, second = both.told()
     assert first["logs"] == second["logs"]
     assert first["here"] + second["here"] == first["of"] == second["of"]
     assert second["here"] > 0.3 * first["of"]
-    for log, shared in zip((tuned.log, done.log), first["logs"], strict=True):
-        _same_curve(log, shared)
-    _same_weights("models/one-sft", "models/sft")
-    _same_weights("models/one", "models/two")
+    for one, shared in zip(both.one, first["logs"], strict=True):
+        _same_curve(one.log, shared)
+    _same_weights(both.folder / "models" / "one-sft", both.folder / "models" / "sft")
+    _same_weights(both.folder / "models" / "one", both.folder / "models" / "two")
 
 
 @pytest.mark.parametrize(

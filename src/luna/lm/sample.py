@@ -1,10 +1,14 @@
 """Batched sampling with a KV cache, for every causal LM that transformers knows.
 
 Prompts are grouped by length, finished rows leave the batch, and one seeded generator draws for all rows in turn, so
-a run repeats exactly.
+a run repeats exactly. Batches for which nothing is drawn (temperature 0) are worked on side by side where the CPU has
+cores to spare: each is what it would be alone.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
 
 
 THINKING_SHARE = 0.8  # of max_new_tokens; what is left is for the answer
+SIDE_BY_SIDE = 4  # batches at most: each keeps keys and values of its own in memory
 
 
 @dataclass(frozen=True)
@@ -68,18 +73,37 @@ def sample_ids(
 
     generator = torch.Generator(device=model.device).manual_seed(seed)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    batches = [order[start : start + decoding.batch_size] for start in range(0, len(order), decoding.batch_size)]
     replies: list[list[int]] = [[] for _ in prompts]
+
+    @torch.inference_mode()
+    def draw(rows: list[int]) -> list[list[int]]:
+        return _sample_batch(model, tokenizer, [prompts[i] for i in rows], decoding, generator)
+
     was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        for start in range(0, len(order), decoding.batch_size):
-            rows = order[start : start + decoding.batch_size]
-            drawn = _sample_batch(model, tokenizer, [prompts[i] for i in rows], decoding, generator)
+    with _workers(model.device.type, decoding, len(batches)) as each:
+        for rows, drawn in zip(batches, each(draw, batches), strict=True):
             for i, reply in zip(rows, drawn, strict=True):
                 replies[i] = reply
             on_progress(len(rows))
     model.train(was_training)
     return replies
+
+
+@contextmanager
+def _workers(device: str, decoding: Decoding, batches: int) -> Iterator[Callable[..., Iterator[list[list[int]]]]]:
+    """A `map` over batches, with threads of its own where that is quicker and changes nothing."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    at_once = min(cores // torch.get_num_threads(), batches, SIDE_BY_SIDE)
+    if at_once < 2 or device != "cpu" or decoding.temperature > 0:
+        yield map
+        return
+    # Each thread would start with as many of torch's own as there are cores.
+    with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as pool:
+        yield pool.map
 
 
 def _sample_batch(
