@@ -12,8 +12,10 @@ documentation has it, and its loss is its cheapest, forward KL (beta 0). TRL's D
 the student has just written; here it is handed the given answers in place of generating, which costs it nothing.
 
 Each case runs in a process of its own, in turn, `--rounds` rounds of them; the first step of a process is not counted.
-On a CPU seconds are those of the process, so that other work on the machine disturbs little; on a GPU they are what
-passes on the clock. Memory is the peak of the steps, everything included; weights are counted, each storage once.
+On one thread of a CPU seconds are those of the process, so that other work on the machine disturbs little; on more, and
+on a GPU, they are what passes on the clock. Memory is the peak of the steps, everything included; weights are counted,
+each storage once. The row of several epochs is reckoned: a step of the first, in which states are kept, and those of
+the others, which read them.
 """
 
 import json
@@ -31,6 +33,7 @@ from machine import chart, machine, now, peak, reset_peak
 
 Json = dict[str, Any]
 KEEPING, KEPT = "Luna, states being kept", "Luna, states kept, beta changed"
+EPOCHS = 3  # as the presets of real models distil
 SHAPES: dict[str, Json] = {
     "qwen2.5-0.5b": {
         "vocab_size": 151_936,
@@ -130,7 +133,7 @@ def measure(name: str, asked: Json, folder: Path) -> Json:
         import torch
 
         torch.use_deterministic_algorithms(False)  # as TRL would run
-    clock = _clock(asked["device"], case.samples_read)
+    clock = _clock(asked, case.samples_read)
     case.trainer.add_callback(clock)
     reset_peak(asked["device"])
     case.trainer.train()
@@ -375,19 +378,22 @@ CASES: dict[str, Prepare] = {
 # ---------------------------------------------------------------- clock and table
 
 
-def _clock(device: str, samples_read: Callable[[], int]) -> Any:
+def _clock(asked: Json, samples_read: Callable[[], int]) -> Any:
     """A callback that notes of each step its seconds and the samples that teachers read."""
     from transformers import TrainerCallback
+
+    def seconds() -> float:
+        return now(asked["device"], asked["threads"])
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
             self.seen: list[tuple[float, int]] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.start, self.read = now(device), samples_read()
+            self.start, self.read = seconds(), samples_read()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seen.append((now(device) - self.start, samples_read() - self.read))
+            self.seen.append((seconds() - self.start, samples_read() - self.read))
 
     return Clock()
 
@@ -412,10 +418,14 @@ def render(found: dict[str, list[Json]], asked: Json, rounds: int) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     own = middle.get("Luna", {}).get("seconds")
+    if KEPT in middle:
+        first, later = middle[KEEPING], middle[KEPT]
+        mean = {unit: (first[unit] + (EPOCHS - 1) * later[unit]) / EPOCHS for unit in ("seconds", "read")}
+        middle[f"Luna, mean of {EPOCHS} epochs"] = {**first, **mean}
     for name, run in middle.items():
         ratio = f"{run['seconds'] / own:.2f}" if own else ""
         lines.append(
-            f"| {name} | {2 if name.startswith('Luna') else 1} | {run['read']:.0f} | {run['seconds']:.2f} | {ratio}"
+            f"| {name} | {2 if name.startswith('Luna') else 1} | {run['read']:.3g} | {run['seconds']:.2f} | {ratio}"
             f" | {run['peak_mb']:,.0f} | {run['weights_mb']:,.0f} | {run['weights_mb'] / run['base_mb']:.2f} |"
         )
     picture = chart("seconds a step", {name: run["seconds"] for name, run in middle.items()})

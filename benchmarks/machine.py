@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def now(device: str) -> float:
-    """Seconds: of the process on a CPU, so that other work disturbs little; on a GPU, of the clock once it is done."""
+def now(device: str, threads: int = 1) -> float:
+    """Seconds: of the process on one thread of a CPU, so that other work disturbs little, else on the clock.
+
+    On a GPU once it is done.
+    """
     if device == "cpu":
-        return time.process_time()
+        return time.process_time() if threads == 1 else time.perf_counter()
     import torch
 
     torch.cuda.synchronize()
