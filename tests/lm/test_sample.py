@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import pytest
 import torch
@@ -78,6 +79,27 @@ def test_batches_side_by_side_say_what_they_say_in_turn(speaker, temperature, th
     assert sum(done) == len(prompts)
     monkeypatch.setattr(sample, "SIDE_BY_SIDE", 1)
     assert sample_ids(model, tokenizer, prompts, decoding, 0) == replies
+
+
+def test_an_interrupt_waits_for_the_batches_at_work_alone(speaker, monkeypatch):
+    set_reproducible(0, 1)
+    model, tokenizer = speaker
+    begun = []
+
+    def note(_model, _args, inputs):
+        time.sleep(0.02)
+        begun.extend([1] * (inputs["input_ids"].shape[1] > 1))
+
+    def interrupt(done):
+        raise KeyboardInterrupt
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(2)), raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        sample_ids(
+            model, tokenizer, 8 * prompts_for(tokenizer), Decoding(max_new_tokens=12, batch_size=2), 0, interrupt
+        )
+    assert 2 <= len(begun) < 10
 
 
 def test_padding_shifts_no_prompt(speaker_by_place):
